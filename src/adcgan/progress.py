@@ -66,10 +66,10 @@ class TerminalProgress:
         """See `Progress`."""
         self._bar.advance(self._task, n)
         speed = self._bar.tasks[0].speed
-        update = {"rate": f"{speed:.3g}/s" if speed else ""}
+        self._bar.update(self._task, rate=f"{speed:.3g}/s" if speed else "")
         if figures:
-            update["figures"] = " ".join(f"{key} {value:.3g}" for key, value in figures.items())
-        self._bar.update(self._task, **update)
+            shown = " ".join(f"{key} {value:.3g}" for key, value in figures.items())
+            self._bar.update(self._task, figures=shown)
 
     def finish(self) -> None:
         """See `Progress`."""

@@ -1,0 +1,99 @@
+"""The command line: ``adcgan COMMAND …``.
+
+Nothing here imports torch, scikit-learn or matplotlib until a command runs, so that help is
+quick. Exit codes: 0 done, 2 the user's input is wrong, 3 training diverged, 130 interrupted; any
+other error is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from adcgan import __version__
+from adcgan.cli.data import app as data_app
+from adcgan.cli.demo import demo
+from adcgan.cli.evaluate import evaluate
+from adcgan.cli.fit import fit
+from adcgan.cli.information import detectors, report
+from adcgan.cli.score import score
+from adcgan.cli.terminal import one_line_warnings, say
+from adcgan.errors import DivergedError, InputError, MissingExtraError
+
+_RESUMABLE = ("fit", "demo")
+
+
+class _Commands(TyperGroup):
+    """Turns the errors that a user can meet into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that `ctx` names."""
+        try:
+            with one_line_warnings():
+                return super().invoke(ctx)
+        except (InputError, MissingExtraError) as error:
+            raise _ended(f"error: {error}", 2) from None
+        except DivergedError as error:
+            raise _ended(f"error: {error}", 3) from None
+        except KeyboardInterrupt:
+            resumable = ctx.invoked_subcommand in _RESUMABLE
+            hint = "; the same command with --resume goes on" if resumable else ""
+            raise _ended(f"interrupted{hint}", 130) from None
+
+
+def _ended(line: str, code: int) -> typer.Exit:
+    """Show one line and return the exception that ends the program with `code`."""
+    say(" ".join(line.split()))
+    return typer.Exit(code)
+
+
+def _show_version(wanted: bool) -> None:
+    """Print the version and stop, if it was asked for."""
+    if wanted:
+        typer.echo(f"adcgan {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="adcgan",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback(epilog="Start here: adcgan demo")
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Learn what normal images look like, and score new images for anomalies."""
+    del version  # its callback has done the work
+
+
+app.command(epilog="Example: adcgan demo --out adcgan-demo")(demo)
+app.command(
+    epilog="Examples: adcgan fit photos/normal --out models/m1\n\n"
+    "adcgan fit mnist --normal 4 --out models/four --set width=0.25 --resume"
+)(fit)
+app.command(
+    epilog="Example: adcgan score models/m1 photos/new --out scores.csv --heatmaps heatmaps"
+)(score)
+app.command(
+    epilog="Examples: adcgan evaluate models/m1 photos/test --out results/m1\n\n"
+    "adcgan evaluate models/four mnist --normal 4 --out results/four"
+)(evaluate)
+app.command(epilog="Example: adcgan report models/m1")(report)
+app.add_typer(data_app, name="data")
+app.command(epilog="Example: adcgan detectors")(detectors)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,105 @@
+"""``adcgan data``: the data sets that are known by name, and the cache of decoded images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adcgan.cli import options
+from adcgan.cli.inputs import load_path, refuse_skipped
+from adcgan.cli.terminal import print_json, print_table, say
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+@app.callback()
+def _data() -> None:
+    """List the data sets known by name, and decode images ahead of time."""
+
+
+@app.command("list", epilog="Example: adcgan data list")
+def list_named(json: options.Json = False) -> None:
+    """List the data sets that can be used by name."""
+    from adcgan.data import DATASETS
+
+    rows: list[dict[str, Any]] = []
+    folder = os.environ.get("ADCGAN_DATA")
+    for entry in DATASETS.values():
+        here = None
+        if entry.hub_id is not None and folder:
+            here = (Path(folder) / entry.hub_id).is_dir()
+        rows.append(
+            {
+                "name": entry.name,
+                "image_size": entry.size,
+                "channels": entry.channels,
+                "n_classes": len(entry.class_names),
+                "class_names": list(entry.class_names),
+                "from": entry.hub_id or "scikit-learn",
+                "in_adcgan_data": here,
+            }
+        )
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        ["name", "pixels", "classes", "from", "in $ADCGAN_DATA"],
+        [
+            [
+                row["name"],
+                f"{row['image_size']}×{row['image_size']}{' RGB' if row['channels'] == 3 else ''}",
+                str(row["n_classes"]),
+                row["from"],
+                {True: "yes", False: "no", None: "-"}[row["in_adcgan_data"]],
+            ]
+            for row in rows
+        ],
+    )
+
+
+@app.command(
+    epilog="Examples: adcgan data prepare photos/normal --image-size 128\n\n"
+    "adcgan data prepare cats-vs-dogs"
+)
+def prepare(
+    data: Annotated[str, typer.Argument(help="A folder of images, or a named set (all splits).")],
+    image_size: Annotated[
+        int | None, typer.Option(help="Height and width that images are resized to.")
+    ] = None,
+    resize: Annotated[str, typer.Option(help="squash, crop or pad.")] = "squash",
+    strict: options.Strict = False,
+    json: options.Json = False,
+) -> None:
+    """Decode images into the cache ($ADCGAN_CACHE), so that later commands start at once."""
+    from adcgan.data import DATASETS, load_named
+    from adcgan.report.wording import counted, printable
+
+    if data in DATASETS:
+        sets = [load_named(data, split, image_size=image_size) for split in ("train", "test")]
+        for images in sets:
+            refuse_skipped(images, strict)
+    else:
+        sets = [load_path(data, image_size=image_size, resize=resize, strict=strict)]
+    result = [
+        {
+            "data": images.source,
+            "n_images": len(images),
+            "shape": list(images.shape),
+            "skipped": [{"name": item.name, "error": item.error} for item in images.skipped],
+        }
+        for images in sets
+    ]
+    if json:
+        print_json(result)
+        return
+    for images in sets:
+        _, height, width = images.shape
+        typer.echo(
+            f"{printable(images.source)}: {counted(len(images), 'image')} of {height}×{width} "
+            f"pixels, {len(images.skipped):,} skipped"
+        )
+        for item in images.skipped:
+            say(f"skipped {printable(item.name)}: {printable(item.error)}")

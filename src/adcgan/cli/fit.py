@@ -1,0 +1,90 @@
+"""``adcgan fit``: learn from normal images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adcgan.cli import options
+from adcgan.cli.inputs import check_output_folder, training_images
+from adcgan.cli.settings import detector_class, settings
+from adcgan.cli.terminal import print_json
+from adcgan.cli.training import train
+
+# The paper trains longer where many classes are normal (A.3).
+_ALL_VS_ONE = {"adcgan": {"warmup_epochs": 15, "epochs": 35}}
+
+
+def fit(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Normal images: a folder, an .npy or .npz file, or a named set (see 'adcgan data "
+            "list'; ./mnist is a folder of that name)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The model folder to make.")],
+    detector: Annotated[str, typer.Option(help="One of 'adcgan detectors'.")] = "adcgan",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A parameter of the detector; may be repeated."
+        ),
+    ] = None,
+    normal: options.Normal = None,
+    anomalous: options.Anomalous = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Height and width that images are resized to.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides everything that is random.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps: where to compute.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32 or bf16: how to compute.")
+    ] = None,
+    resume: options.Resume = False,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard, wandb or mlflow, if installed; may be repeated."),
+    ] = None,
+    strict: options.Strict = False,
+    json: options.Json = False,
+) -> None:
+    """Learn from normal images; the result is a model folder."""
+    kind = detector_class(detector)
+    shorthands: dict[str, Any] = {
+        "epochs": epochs,
+        "image_size": image_size,
+        "random_state": seed,
+        "device": device,
+        "precision": precision,
+    }
+    chosen = settings(kind, assignments or [], shorthands)
+    if anomalous is not None:
+        chosen = _ALL_VS_ONE.get(detector, {}) | chosen
+    untrained = kind(**chosen)
+    check_output_folder(out, resume=resume)
+    images = training_images(
+        data,
+        normal=normal,
+        anomalous=anomalous,
+        image_size=untrained.image_size,
+        resize=untrained.resize,
+        strict=strict,
+    )
+    result = train(
+        untrained,
+        images,
+        out,
+        name=detector,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        trackers=tracker or [],
+    )
+    if json:
+        print_json(result)

@@ -1,0 +1,162 @@
+"""From what the user typed to images and folders, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adcgan.errors import InputError
+
+if TYPE_CHECKING:
+    from adcgan.data import ImageSet
+    from adcgan.detectors import Detector
+
+NORMAL_FOLDER, ANOMALOUS_FOLDER = "normal", "anomalous"
+
+
+def training_images(
+    data: str,
+    *,
+    normal: str | None,
+    anomalous: str | None,
+    image_size: int | None,
+    resize: str,
+    strict: bool,
+) -> ImageSet:
+    """Return the images to learn from; what could not be read stays listed in `skipped`."""
+    from adcgan.benchmark import anomaly_labels
+    from adcgan.data import DATASETS, load_named
+
+    if data in DATASETS:
+        if normal is None and anomalous is None:
+            raise InputError(
+                f"The data set {data!r} has classes ({', '.join(DATASETS[data].class_names)}): "
+                "say which is normal by --normal, or which is anomalous by --anomalous."
+            )
+        images = load_named(data, "train", image_size=image_size)
+        refuse_skipped(images, strict)
+    else:
+        images = load_path(data, image_size=image_size, resize=resize, strict=strict)
+    if normal is None and anomalous is None:
+        return images
+    if images.labels is None:
+        raise _no_labels(data)
+    labels = anomaly_labels(images.labels, images.class_names, normal=normal, anomalous=anomalous)
+    chosen = images.select(np.flatnonzero(labels == 0))
+    positions = np.arange(len(chosen) + len(images.skipped))[: len(chosen)]
+    which = f"only {normal}" if normal is not None else f"without {anomalous}"
+    return replace(
+        chosen,
+        positions=positions,
+        skipped=[replace(item, position=len(chosen) + i) for i, item in enumerate(images.skipped)],
+        source=f"{images.source}, {which}",
+    )
+
+
+def images_to_score(detector: Detector, data: str, *, strict: bool) -> ImageSet:
+    """Return the images of `data` as the detector sees them; of a named set, its test split."""
+    from adcgan.data import DATASETS, load_named
+
+    channels, size, _ = detector.image_shape_
+    if data in DATASETS:
+        images = load_named(data, "test", image_size=size, channels=channels)
+        refuse_skipped(images, strict)
+        return images
+    return load_path(
+        data, image_size=size, resize=detector.resize, channels=channels, strict=strict
+    )
+
+
+def labelled_images(
+    detector: Detector, data: str, *, normal: str | None, anomalous: str | None, strict: bool
+) -> ImageSet:
+    """Return images with labels 0 (normal) and 1 (anomalous)."""
+    from adcgan.benchmark import anomaly_labels
+
+    images = images_to_score(detector, data, strict=strict)
+    chosen = normal is not None or anomalous is not None
+    if images.labels is None:
+        if chosen:
+            raise _no_labels(data)
+        return replace(images, labels=_labels_of_folders(images, data))
+    if not chosen and images.class_names is None and set(np.unique(images.labels)) <= {0, 1}:
+        return images
+    labels = anomaly_labels(images.labels, images.class_names, normal=normal, anomalous=anomalous)
+    return replace(images, labels=labels, class_names=["normal", "anomalous"])
+
+
+def _labels_of_folders(images: ImageSet, data: str) -> Any:
+    """Return labels by the first folder in each image's name."""
+    folders = [name.split("/")[0] if "/" in name else "" for name in images.names]
+    found = set(folders)
+    if found != {NORMAL_FOLDER, ANOMALOUS_FOLDER}:
+        where = ", ".join(repr(folder + "/") if folder else "no folder" for folder in sorted(found))
+        raise InputError(
+            f"DATA must be a folder with images in {NORMAL_FOLDER}/ and {ANOMALOUS_FOLDER}/ and "
+            f"nowhere else, a named set, or an .npz file with labels. {data!r} has images in "
+            f"{where} instead."
+        )
+    return np.array([folder == ANOMALOUS_FOLDER for folder in folders], dtype=np.int64)
+
+
+def load_path(data: str, **options: Any) -> ImageSet:
+    """Load a path."""
+    from adcgan.data import DATASETS, load_images
+
+    if not os.path.lexists(data):
+        raise InputError(
+            "DATA must be a folder, an image, an .npy or .npz file, or one of "
+            f"{', '.join(DATASETS)}. {data!r} does not exist."
+        )
+    return load_images(data, cache=True, **options)
+
+
+def refuse_skipped(images: ImageSet, strict: bool) -> None:
+    """Refuse unreadable images of a named set, as `load_images` does for the rest."""
+    if strict and images.skipped:
+        first = images.skipped[0]
+        raise InputError(
+            f"{len(images.skipped)} images of {images.source} cannot be read; the first is "
+            f"{first.name!r}: {first.error}."
+        )
+
+
+def _no_labels(data: str) -> InputError:
+    """Return the error for a class asked for where there are none."""
+    return InputError(
+        "--normal and --anomalous need labelled data: a named set, or an .npz file with an array "
+        f"'labels'. {data!r} has no labels."
+    )
+
+
+def check_output_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse, before any work, a folder with something in it that is not to be gone on with."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"--out must be a folder. {str(folder)!r} is a file.")
+    if not resume and any(folder.iterdir()):
+        raise InputError(
+            f"--out must be an empty or new folder, or --resume be given. {str(folder)!r} has "
+            "files in it."
+        )
+
+
+def check_output_file(path: Path) -> None:
+    """Refuse, before any work, a folder where a file is to be written."""
+    if path.is_dir():
+        raise InputError(f"--out must be a file. {str(path)!r} is a folder.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those it is in."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{str(folder)!r} cannot be made: {error.strerror}.") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{str(folder)!r} cannot be written to.")

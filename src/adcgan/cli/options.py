@@ -1,0 +1,36 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+Model: TypeAlias = Annotated[Path, typer.Argument(help="Model folder, made by 'adcgan fit'.")]
+Normal: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS",
+        help="Labelled data: the one normal class, by name or number; the others are anomalous.",
+    ),
+]
+Anomalous: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS",
+        help="Labelled data: the one anomalous class, by name or number; the others are normal.",
+    ),
+]
+Device: TypeAlias = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:1, mps: where to compute.")
+]
+Strict: TypeAlias = Annotated[
+    bool, typer.Option("--strict", help="Stop with exit code 2 if any image cannot be read.")
+]
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+]
+Resume: TypeAlias = Annotated[
+    bool, typer.Option("--resume", help="Go on with what is in --out; start if nothing is.")
+]

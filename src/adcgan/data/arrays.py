@@ -1,0 +1,264 @@
+"""Images that come as arrays: in memory, .npy and .npz files, and lists of PIL images."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from adcgan.data.cache import Decoded
+from adcgan.data.decode import MAX_SIZE, MIN_SIZE, Target, reason, to_pixels, upright
+from adcgan.data.decoding import decode_all
+from adcgan.errors import InputError
+from adcgan.progress import Progress
+
+ARRAY_SUFFIXES = {".npy", ".npz"}
+# What numpy raises on files that are no archives; the last two where they are single arrays.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    TypeError,
+    AttributeError,
+)
+_SHAPES = "(n, H, W), (n, H, W, 1) or (n, H, W, 3)"
+
+
+def to_nchw(data: Any, source: str) -> NDArray[np.uint8]:
+    """Check an array of images and view it as (n, C, H, W), without a copy.
+
+    Parameters
+    ----------
+    data : array-like of uint8, shape (n, H, W), (n, H, W, 1) or (n, H, W, 3)
+        Anything `numpy.asarray` takes, such as a torch tensor in main memory.
+    source : str
+        What to call it in errors.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, C, H, W)
+
+    Raises
+    ------
+    InputError
+        If the array is empty or has another type, rank or channel count.
+    """
+    try:
+        array = np.asanyarray(data)
+    except Exception as error:
+        raise InputError(
+            f"The {source} must be an array in main memory. Got {type(data).__name__}, which "
+            f"cannot be read as one: {reason(error)}"
+        ) from error
+    _check_dtype(array, source)
+    _check_shape(array, source)
+    images: NDArray[np.uint8] = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
+    return images
+
+
+def is_array(data: Any) -> bool:
+    """Say whether `data` is an array, or the path of an .npy or .npz file."""
+    if isinstance(data, (str, os.PathLike)):
+        return Path(data).suffix.lower() in ARRAY_SUFFIXES and Path(data).is_file()
+    return hasattr(data, "__array__") and not isinstance(data, Image.Image)
+
+
+def check_side(images: NDArray[np.uint8], source: str) -> None:
+    """Raise `InputError` unless images (n, C, H, W) are square, with sides of 16 to 256."""
+    height, width = images.shape[2:]
+    if height != width or not MIN_SIZE <= height <= MAX_SIZE:
+        raise InputError(
+            f"The images of the {source} must be square, {MIN_SIZE} to {MAX_SIZE} pixels a side, "
+            f"unless they are to be resized. Got {height}×{width} instead: pass image_size."
+        )
+
+
+def fit_array(
+    images: NDArray[np.uint8], target: Target, progress: Progress | None
+) -> NDArray[np.uint8]:
+    """Give images the target's size and channels.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, C, H, W)
+        Returned as they are if they already fit.
+    target : Target
+        Size and channels; channels None keeps those of `images`.
+    progress : Progress or None
+        Where to report to; None for a bar on the terminal.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, target's channels, size, size)
+    """
+    n, channels, height, width = images.shape
+    if (height, width) == (target.size, target.size) and target.channels in (None, channels):
+        return images
+
+    def fetch(i: int) -> NDArray[np.uint8]:
+        pixels = images[i, 0] if channels == 1 else images[i].transpose(1, 2, 0)
+        return to_pixels(Image.fromarray(np.ascontiguousarray(pixels)), target)
+
+    decoded = decode_all([str(i) for i in range(n)], fetch, target, progress=progress)
+    assert not decoded.skipped
+    return decoded.images
+
+
+def decode_pil(
+    images: Sequence[Any], names: list[str], target: Target, progress: Progress | None
+) -> Decoded:
+    """Turn PIL images into pixels.
+
+    Parameters
+    ----------
+    images : sequence of PIL.Image.Image
+        Of any mode and size. They are loaded, and not changed otherwise.
+    names : list of str
+        Their names.
+    target : Target
+        Size and channels.
+    progress : Progress or None
+        Where to report to; None for a bar on the terminal.
+
+    Returns
+    -------
+    Decoded
+
+    Raises
+    ------
+    InputError
+        If an element is not a PIL image.
+    """
+    for i, image in enumerate(images):
+        if not isinstance(image, Image.Image):
+            raise InputError(
+                f"The elements of a list must be PIL images. Got {type(image).__name__} at index "
+                f"{i} instead."
+            )
+    # Images of one list may share a file that is not read yet.
+    loading = threading.Lock()
+
+    def fetch(i: int) -> NDArray[np.uint8]:
+        with loading:
+            images[i].load()
+            image = upright(images[i])
+        return to_pixels(image, target)
+
+    return decode_all(names, fetch, target, progress=progress)
+
+
+def open_npy(path: Path) -> NDArray[Any]:
+    """Memory-map a .npy file; `InputError` if it is not one."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"The file {str(path)!r} is not a .npy file of plain numbers: {reason(error)}"
+        ) from error
+    return array
+
+
+def open_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    """Read the array ``images`` (or the only one) and, if there, ``labels`` of a .npz file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    images : ndarray
+        Not checked yet.
+    labels : ndarray of int64, shape (n,), or None
+
+    Raises
+    ------
+    InputError
+        If it is not a .npz file, has no such arrays, or the labels are not n integers.
+    """
+    try:
+        # Opened here, as numpy leaves the file open where it is no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            others = [key for key in archive.files if key != "labels"]
+            key = "images" if "images" in others else others[0] if len(others) == 1 else None
+            if key is None:
+                raise InputError(
+                    f"The file {str(path)!r} must hold an array named 'images', or one array "
+                    f"beside 'labels'. Got {sorted(archive.files)} instead."
+                )
+            images = archive[key]
+            labels = archive["labels"] if "labels" in archive.files else None
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(
+            f"The file {str(path)!r} is not a .npz file of plain numbers: {reason(error)}"
+        ) from error
+    return images, None if labels is None else _check_labels(labels, images, path)
+
+
+def _check_labels(labels: NDArray[Any], images: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    """Return labels as int64."""
+    n = len(images) if images.ndim else 0
+    if labels.dtype.kind not in "iu" or labels.shape != (n,):
+        raise InputError(
+            f"The array 'labels' of {str(path)!r} must hold one integer for each of the {n} "
+            f"images. Got {labels.dtype} of shape {labels.shape} instead."
+        )
+    return labels.astype(np.int64)
+
+
+def _check_dtype(array: NDArray[Any], source: str) -> None:
+    """Raise `InputError`, with what to do, unless the array is of uint8."""
+    if array.dtype == np.uint8:
+        return
+    advice = "convert it to uint8, 0 (black) to 255 (white)"
+    kind = array.dtype.kind
+    if kind == "f" and array.size:
+        if not np.isfinite(array).all():
+            raise InputError(
+                f"The {source} must hold uint8 values. Got {array.dtype} with NaN or infinite "
+                "values instead: replace or leave out those images."
+            )
+        if array.min() >= 0 and array.max() <= 1:
+            advice = "multiply by 255 and round, (x * 255).round().astype('uint8')"
+        elif array.min() >= 0 and array.max() <= 255:
+            advice = "round, x.round().astype('uint8')"
+        else:
+            advice = "scale to 0..255 and round, then .astype('uint8')"
+    elif kind == "b":
+        advice = "multiply by 255, x.astype('uint8') * 255"
+    elif kind in "iu" and array.size:
+        within = array.min() >= 0 and array.max() <= 255
+        advice = "x.astype('uint8')" if within else "scale to 0..255, then .astype('uint8')"
+    raise InputError(
+        f"The {source} must hold uint8 values, 0 to 255. Got {array.dtype} instead: {advice}."
+    )
+
+
+def _check_shape(array: NDArray[Any], source: str) -> None:
+    """Raise `InputError`, with what to do, unless the shape is one of `_SHAPES`."""
+    advice = ""
+    if array.ndim == 4 and array.shape[3] not in (1, 3):
+        if array.shape[1] in (1, 3):
+            advice = ": move the channels last, x.transpose(0, 2, 3, 1)"
+        elif array.shape[3] == 4:
+            advice = ": leave out the alpha channel, x[..., :3]"
+    elif array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3):
+        advice = ": for one image pass x[None]"
+    elif array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3)):
+        if array.size:
+            return
+        advice = ", which holds no pixel"
+    raise InputError(f"The {source} must have shape {_SHAPES}. Got {array.shape} instead{advice}.")

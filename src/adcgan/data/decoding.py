@@ -1,0 +1,214 @@
+"""Many inputs -> one block of pixels: decoded by all cores, kept in bounded memory.
+
+Workers decode; the calling thread appends their results, in input order, to one file that is then
+memory-mapped. Nothing but the images in flight is held in memory, unreadable inputs take no place,
+and a full disk is an error rather than a crash.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adcgan.data.cache import Decoded, new_file, publish, usable_cache
+from adcgan.data.decode import Target, quiet_pillow, reason
+from adcgan.data.imageset import Skipped
+from adcgan.errors import InputError
+from adcgan.progress import Progress, terminal_progress
+
+T = TypeVar("T")
+Fetch = Callable[[int], NDArray[np.uint8]]
+
+# Images of one task: enough that the pool's own cost is small beside 28×28 images.
+_CHUNK = 16
+_MAX_WORKERS = 32
+# Pixels that may need more than this go to a file.
+_IN_MEMORY_BYTES = 64 << 20
+
+
+def decode_all(
+    names: Sequence[str],
+    fetch: Fetch,
+    target: Target,
+    *,
+    key: str | None = None,
+    labels: list[int] | None = None,
+    progress: Progress | None = None,
+) -> Decoded:
+    """Decode every input in parallel.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The name of each input.
+    fetch : callable
+        Called with an index from several threads; returns pixels (C, size, size) or raises.
+    target : Target
+        What `fetch` produces. Without channels the set is grey if every readable image is, else
+        RGB.
+    key : str or None
+        Keep the result under this name in the cache.
+    labels : list of int or None
+        The class of every input, kept with the pixels.
+    progress : Progress or None
+        Where to report to; None for a bar on the terminal.
+
+    Returns
+    -------
+    Decoded
+        With no images if no input can be read; that is never kept in the cache.
+    """
+    largest = len(names) * 3 * target.size**2
+    with _open_file(largest, key) as (file, path):
+        writer = _PixelWriter(file, target)
+        skipped: list[Skipped] = []
+        one = partial(_fetch_or_reason, fetch)
+        with closing(in_parallel(one, len(names), "Reading images", progress)) as outcomes:
+            for position, outcome in enumerate(outcomes):
+                if isinstance(outcome, str):
+                    skipped.append(Skipped(position, names[position], outcome))
+                else:
+                    writer.append(outcome)
+        decoded = Decoded(writer.finish(), skipped, labels)
+        if key is not None and path is not None and len(decoded.images):
+            publish(key, path, decoded)
+    return decoded
+
+
+@contextmanager
+def _open_file(largest: int, key: str | None) -> Iterator[tuple[IO[bytes], Path | None]]:
+    """Open a file for the pixels; only one with a path can become a cache entry."""
+    folder = None if key is None else usable_cache()
+    where = folder or Path(tempfile.gettempdir())
+    try:
+        if folder is not None:
+            with new_file(folder) as (file, path):
+                yield file, path
+        elif largest <= _IN_MEMORY_BYTES:
+            yield BytesIO(), None
+        else:
+            with tempfile.TemporaryFile() as file:
+                yield file, None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(
+            f"No space is left in {str(where)!r} for the decoded images (up to {largest} bytes). "
+            "Set $ADCGAN_CACHE (for kept images) or $TMPDIR to a folder with room."
+        ) from error
+
+
+class _PixelWriter:
+    """Appends images to a file, as grey ones until the first that is not."""
+
+    def __init__(self, file: IO[bytes], target: Target) -> None:
+        self._file = file
+        self._size = target.size
+        self._channels = target.channels or 1
+        self._may_widen = target.channels is None
+        self._count = 0
+
+    def append(self, pixels: NDArray[np.uint8]) -> None:
+        """Write one image (C, size, size), made RGB if the others are."""
+        if len(pixels) > self._channels:
+            assert self._may_widen
+            self._widen()
+        if len(pixels) < self._channels:
+            pixels = np.repeat(pixels, 3, axis=0)
+        self._file.write(pixels.tobytes())
+        self._count += 1
+
+    def finish(self) -> NDArray[np.uint8]:
+        """Return all images, shape (n, C, size, size), read from where they were written."""
+        shape = (self._count, self._channels, self._size, self._size)
+        self._file.flush()
+        if isinstance(self._file, BytesIO):
+            return np.frombuffer(self._file.getbuffer(), np.uint8).reshape(shape)
+        if self._count == 0:
+            return np.empty(shape, np.uint8)
+        return np.memmap(self._file, np.uint8, "r", shape=shape)
+
+    def _widen(self) -> None:
+        """Turn the grey images written so far into RGB, in place: last first, as they grow."""
+        plane = self._size**2
+        for i in reversed(range(self._count)):
+            self._file.seek(i * plane)
+            grey = self._file.read(plane)
+            self._file.seek(3 * i * plane)
+            self._file.write(3 * grey)
+        self._file.seek(3 * self._count * plane)
+        self._channels = 3
+
+
+def in_parallel(
+    one: Callable[[int], T], count: int, description: str, progress: Progress | None
+) -> Generator[T, None, None]:
+    """Yield ``one(0)``, ``one(1)``, … in order, computed by threads a few chunks ahead.
+
+    Parameters
+    ----------
+    one : callable
+        Called from several threads.
+    count : int
+        Number of calls.
+    description : str
+        What the progress bar says.
+    progress : Progress or None
+        Where to report to; None for a bar on the terminal.
+
+    Yields
+    ------
+    The results, in order.
+    """
+    shown = terminal_progress() if progress is None else progress
+    workers = _worker_count()
+    chunks = (range(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK))
+    ahead: deque[Future[list[T]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="adcgan-data")
+    shown.start(description, count)
+    try:
+        with quiet_pillow():
+            for chunk in chunks:
+                ahead.append(pool.submit(lambda chunk: [one(i) for i in chunk], chunk))
+                if len(ahead) > 2 * workers:
+                    yield from _take(ahead, shown)
+            while ahead:
+                yield from _take(ahead, shown)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        shown.finish()
+
+
+def _take(ahead: deque[Future[list[T]]], progress: Progress) -> list[T]:
+    """Wait for the oldest chunk."""
+    results = ahead.popleft().result()
+    progress.advance(len(results))
+    return results
+
+
+def _worker_count() -> int:
+    """Return the number of cores this process may use, within reason."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), _MAX_WORKERS)
+    return min(os.cpu_count() or 1, _MAX_WORKERS)
+
+
+def _fetch_or_reason(fetch: Fetch, i: int) -> NDArray[np.uint8] | str:
+    """Fetch one input, or say why not."""
+    try:
+        return fetch(i)
+    except Exception as error:
+        # Broken files make decoders raise almost anything; each becomes a row, not a crash.
+        return reason(error)

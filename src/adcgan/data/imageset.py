@@ -1,0 +1,114 @@
+"""What every loader returns: decoded images, and an account of those that could not be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Skipped:
+    """An input that could not be read.
+
+    Parameters
+    ----------
+    position : int
+        Its place among all inputs, counted from 0.
+    name : str
+        Its relative path, or its index as text.
+    error : str
+        Why, in one line.
+    """
+
+    position: int
+    name: str
+    error: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """Decoded images of one shape, in input order.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, C, H, W)
+        The readable images, 0 to 255; in memory or a memory-mapped file. Treat as read-only.
+    names : list of str, length n
+        Relative POSIX path in the folder (always valid Unicode: undecodable bytes are written
+        as escapes), or the index as text.
+    positions : ndarray of intp, shape (n,)
+        The place of each image among all `n_items` inputs, ascending.
+    skipped : list of Skipped
+        The inputs that could not be read, by position.
+    labels : ndarray of int64, shape (n,), or None
+        The class of each image, where the source has classes.
+    class_names : list of str or None
+        The name of each class.
+    source : str
+        What a person would call the data: a path, ``"mnist (train)"``, ``"array"``.
+    resized : bool
+        True where images went through the resize pipeline, False where pixels are as they came.
+    """
+
+    images: NDArray[np.uint8]
+    names: list[str]
+    positions: NDArray[np.intp]
+    skipped: list[Skipped] = field(default_factory=list)
+    labels: NDArray[np.int64] | None = None
+    class_names: list[str] | None = None
+    source: str = "array"
+    resized: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        assert self.images.dtype == np.uint8
+        assert self.images.ndim == 4
+        assert len(self.names) == n
+        assert self.positions.shape == (n,)
+        assert self.labels is None or self.labels.shape == (n,)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        shape = "×".join(str(side) for side in self.shape)
+        return f"ImageSet({self.source!r}, {len(self)} images {shape}, {len(self.skipped)} skipped)"
+
+    @property
+    def n_items(self) -> int:
+        """Number of inputs, readable or not."""
+        return len(self.images) + len(self.skipped)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def select(self, index: Any) -> ImageSet:
+        """Return the readable images at `index` as a set of its own, with nothing skipped.
+
+        Parameters
+        ----------
+        index : slice, or array of int or bool
+            Indices into `images`. A slice shares the pixels; an array copies those it selects.
+
+        Returns
+        -------
+        ImageSet
+            With positions 0 to its length - 1.
+        """
+        chosen = np.arange(len(self))[index]
+        assert chosen.ndim == 1
+        return ImageSet(
+            images=self.images[index],
+            names=[self.names[i] for i in chosen],
+            positions=np.arange(len(chosen), dtype=np.intp),
+            labels=None if self.labels is None else self.labels[index],
+            class_names=self.class_names,
+            source=self.source,
+            resized=self.resized,
+        )

@@ -1,0 +1,182 @@
+"""One door for images of any kind: `load_images`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from adcgan.data.arrays import check_side, decode_pil, fit_array, open_npy, open_npz, to_nchw
+from adcgan.data.cache import Decoded
+from adcgan.data.decode import Target, check_channels, check_image_size, check_resize
+from adcgan.data.folder import FoundFile, decode_files, list_files
+from adcgan.data.imageset import ImageSet
+from adcgan.data.named import DATASETS
+from adcgan.errors import InputError
+from adcgan.progress import Progress
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | ArrayLike | Sequence[Image.Image] | ImageSet"
+
+DEFAULT_SIZE = 64
+
+
+def load_images(
+    data: ImageSource,
+    *,
+    image_size: int | None = None,
+    resize: str = "squash",
+    channels: int | None = None,
+    strict: bool = False,
+    cache: bool = False,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """Load images from a folder, a file, an array or a list.
+
+    Parameters
+    ----------
+    data : path, array, list of PIL.Image.Image, or ImageSet
+        A folder (with the folders in it; hidden files are left out), an image file, a .npy file,
+        a .npz file (array ``images`` or its only one, and ``labels`` if there), a uint8 array of
+        shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), or an image set, which is returned as it is
+        where it fits.
+    image_size : int or None, default None
+        Height and width to resize to, 16 to 256. None: 64 for folders, image files and lists;
+        arrays keep their size, which must be square and within those bounds.
+    resize : {"squash", "crop", "pad"}, default "squash"
+        How an image that is not square becomes so: stretched, its centre square, or fitted
+        between black bars.
+    channels : {1, 3} or None, default None
+        Convert to grey or RGB. None: grey if every readable image is stored as grey, else RGB;
+        arrays keep theirs.
+    strict : bool, default False
+        Raise if anything cannot be read, instead of listing it in `ImageSet.skipped`.
+    cache : bool, default False
+        Keep decoded folders and image files in ``$ADCGAN_CACHE`` (or the user's cache folder),
+        found again by their content. Data that is in memory or in .npy files already is not kept.
+    progress : Progress or None, default None
+        Where to report to; None for a bar on the terminal.
+
+    Returns
+    -------
+    ImageSet
+
+    Raises
+    ------
+    InputError
+        If a parameter or the data is wrong, or no image can be read.
+    """
+    if image_size is not None:
+        check_image_size(image_size)
+    check_resize(resize)
+    check_channels(channels)
+    target = Target(DEFAULT_SIZE if image_size is None else int(image_size), resize, channels)
+    if isinstance(data, (str, os.PathLike)):
+        path = Path(data)
+        if path.suffix.lower() not in {".npy", ".npz"} or not path.is_file():
+            found = _load_files(path, target, cache=cache, progress=progress)
+        else:
+            found = _load_array_file(path)
+            found = _fit(found, image_size, resize, channels, progress)
+    elif isinstance(data, ImageSet):
+        found = _fit(data, image_size, resize, channels, progress)
+    elif isinstance(data, (list, tuple)):
+        found = _load_list(data, target, progress)
+    else:
+        found = _fit(_from_array(data, "array"), image_size, resize, channels, progress)
+    return _checked(found, strict)
+
+
+def _load_files(path: Path, target: Target, *, cache: bool, progress: Progress | None) -> ImageSet:
+    """Load a folder or one image file."""
+    try:
+        is_folder, exists = path.is_dir(), os.path.lexists(path)
+    except (OSError, ValueError):
+        is_folder = exists = False
+    if not exists:
+        hint = " To load the data set of that name use load_named." if str(path) in DATASETS else ""
+        raise InputError(f"The path {str(path)!r} does not exist.{hint}")
+    files = list_files(path) if is_folder else [FoundFile(path.name, str(path))]
+    if not files:
+        raise InputError(f"The folder {str(path)!r} must hold images. It holds no file.")
+    decoded = decode_files(files, target, cache=cache, progress=progress)
+    return _from_decoded(decoded, [file.name for file in files], str(path))
+
+
+def _load_array_file(path: Path) -> ImageSet:
+    """Load a .npy or .npz file as it is."""
+    if path.suffix.lower() == ".npy":
+        return _from_array(open_npy(path), f"array in {str(path)!r}", str(path))
+    array, labels = open_npz(path)
+    return replace(_from_array(array, f"array in {str(path)!r}", str(path)), labels=labels)
+
+
+def _load_list(images: Sequence[Any], target: Target, progress: Progress | None) -> ImageSet:
+    """Load a list of PIL images."""
+    if not images:
+        raise InputError("The list of images must not be empty.")
+    names = [str(i) for i in range(len(images))]
+    return _from_decoded(decode_pil(images, names, target, progress), names, "list of images")
+
+
+def _from_array(data: Any, called: str, source: str = "array") -> ImageSet:
+    """Wrap an array; `called` names it in errors."""
+    if isinstance(data, Image.Image) or not hasattr(data, "__array__"):
+        raise InputError(
+            "The data must be a path, a uint8 array, a list of PIL images or an ImageSet. "
+            f"Got {type(data).__name__} instead"
+            + (": pass [image]." if isinstance(data, Image.Image) else ".")
+        )
+    images = to_nchw(data, called)
+    positions = np.arange(len(images), dtype=np.intp)
+    return ImageSet(images, [str(i) for i in positions], positions, source=source)
+
+
+def _from_decoded(decoded: Decoded, names: list[str], source: str) -> ImageSet:
+    """Wrap decoded inputs."""
+    positions = decoded.positions
+    return ImageSet(
+        images=decoded.images,
+        names=[names[i] for i in positions],
+        positions=positions,
+        skipped=decoded.skipped,
+        source=source,
+        resized=True,
+    )
+
+
+def _fit(
+    found: ImageSet,
+    image_size: int | None,
+    resize: str,
+    channels: int | None,
+    progress: Progress | None,
+) -> ImageSet:
+    """Resize only if asked to; otherwise check that the size needs none."""
+    if image_size is None:
+        check_side(found.images, found.source)
+    size = found.shape[1] if image_size is None else int(image_size)
+    images: NDArray[np.uint8] = fit_array(found.images, Target(size, resize, channels), progress)
+    resized = found.resized or image_size is not None
+    if images is found.images and resized == found.resized:
+        return found
+    return replace(found, images=images, resized=resized)
+
+
+def _checked(found: ImageSet, strict: bool) -> ImageSet:
+    """Raise if nothing can be read or, if strict, if anything cannot."""
+    if found.skipped and (strict or not len(found)):
+        first = found.skipped[0]
+        raise InputError(
+            f"{len(found.skipped)} of {found.n_items} images in {found.source!r} cannot be read; "
+            f"the first is {first.name!r}: {first.error}."
+        )
+    return found

@@ -1,0 +1,33 @@
+"""Every system, by its name on the command line: networks, steps and score in one file each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adcgan.detectors import storage
+from adcgan.detectors.adcgan import ADCGAN
+from adcgan.detectors.assessment import Assessment
+from adcgan.detectors.base import Detector
+from adcgan.errors import InputError
+from adcgan.training.cost import FitCost
+
+DETECTORS: dict[str, type[Detector]] = {
+    "adcgan": ADCGAN,
+}
+
+__all__ = ["ADCGAN", "DETECTORS", "Assessment", "Detector", "FitCost", "load"]
+
+
+def load(path: str | Path, device: str = "auto") -> Detector:
+    """Return the detector in the model folder `path`, on `device`.
+
+    Raises
+    ------
+    InputError
+        The folder is not a finished model, a file in it was changed, or it is of another version.
+    """
+    stored = storage.read(Path(path))
+    for detector in DETECTORS.values():
+        if detector.__name__ == stored.config["detector"]:
+            return detector._from_stored(stored, device)
+    raise InputError(f"{path} holds a detector this version lacks: {stored.config['detector']!r}.")

@@ -1,0 +1,120 @@
+"""The model folder: JSON and safetensors, checked by hash, never pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adcgan.errors import InputError
+from adcgan.files import replacing, write_json
+from adcgan.training.runlog import STATS_FILE, read_rows, versions
+
+if TYPE_CHECKING:
+    from adcgan.detectors.base import Detector
+
+CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.safetensors", "calibration.json"
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The content of a model folder."""
+
+    config: dict[str, Any]
+    calibration: dict[str, Any]
+    state: dict[str, Tensor]
+    history: list[dict[str, Any]]
+
+
+def write(
+    folder: Path,
+    detector: Detector,
+    config: Mapping[str, Any],
+    calibration: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Write a model folder. The manifest goes first and comes last: without it there is no model.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if it is not there.
+    detector : Detector
+        Whose class is stored by name.
+    config, calibration : mapping
+        JSON values.
+    state : mapping of str to Tensor
+        Weights and other learned tensors.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    head = {"format": FORMAT, "detector": type(detector).__name__, "versions": versions()}
+    write_json(folder / CONFIG, {**head, **config})
+    write_json(folder / CALIBRATION, calibration)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+    names = [CONFIG, WEIGHTS, CALIBRATION]
+    if (folder / STATS_FILE).exists():
+        names.append(STATS_FILE)
+    write_json(folder / MANIFEST, {"sha256": {name: _hash(folder / name) for name in names}})
+
+
+def read(folder: Path) -> Stored:
+    """Read a model folder whose files are all as they were written.
+
+    Raises
+    ------
+    InputError
+        It is no model folder, a file is missing or changed (the message names it), or the format
+        is of a later version.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"{folder} is not a finished model folder: it has no {MANIFEST}."
+            if folder.is_dir()
+            else f"There is no model folder {folder}."
+        )
+    hashes = _json(folder / MANIFEST).get("sha256", {})
+    for name in {CONFIG, WEIGHTS, CALIBRATION} | set(hashes):
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"The model folder {folder} lacks {name}.")
+        if _hash(path) != hashes.get(name):
+            raise InputError(f"{path} was changed or damaged: its SHA-256 is not the manifest's.")
+    config = _json(folder / CONFIG)
+    if config["format"] != FORMAT:
+        raise InputError(
+            f"{folder} has model format {config['format']}; this version reads format {FORMAT}."
+        )
+    return Stored(
+        config=config,
+        calibration=_json(folder / CALIBRATION),
+        state=load_file(folder / WEIGHTS),
+        history=read_rows(folder / STATS_FILE) if STATS_FILE in hashes else [],
+    )
+
+
+def _hash(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    return value

@@ -1,0 +1,32 @@
+"""The losses, one pure function of tensors for each equation of the paper."""
+
+from __future__ import annotations
+
+from adcgan.losses.adversarial import (
+    relativistic_critic_loss,
+    relativistic_generator_loss,
+    wasserstein_gradient_penalty,
+)
+from adcgan.losses.contrastive import NEGATIVES, contrastive_loss
+from adcgan.losses.latent import (
+    LATENT_KINDS,
+    latent_critic_loss,
+    latent_encoder_loss,
+    latent_scoring_inputs,
+    latent_training_inputs,
+)
+from adcgan.losses.reconstruction import reconstruction_loss
+
+__all__ = [
+    "LATENT_KINDS",
+    "NEGATIVES",
+    "contrastive_loss",
+    "latent_critic_loss",
+    "latent_encoder_loss",
+    "latent_scoring_inputs",
+    "latent_training_inputs",
+    "reconstruction_loss",
+    "relativistic_critic_loss",
+    "relativistic_generator_loss",
+    "wasserstein_gradient_penalty",
+]

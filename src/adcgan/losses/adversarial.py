@@ -1,0 +1,81 @@
+"""Adversarial losses: the paper's relativistic pair (Eq. 6), and WGAN-GP's penalty for ADGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adcgan.losses.precision import at_least_float32
+
+
+def relativistic_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Relativistic loss of the critic, L_adv_D of Eq. 6.
+
+    −E[log σ(C(x_r) − C(x_f))], as softplus(−(C(x_r) − C(x_f))), which does not overflow. Real and
+    fake images are paired by their place in the batch.
+
+    Parameters
+    ----------
+    real_logits, fake_logits : Tensor of shape (B,)
+        The critic's raw outputs C(x_r) and C(x_f).
+
+    Returns
+    -------
+    Tensor of shape ()
+        At least 0; log 2 where the critic cannot tell the two apart.
+    """
+    # A (B,) against a (B, 1) would broadcast to all B² pairs, which is another loss.
+    assert real_logits.shape == fake_logits.shape
+    return functional.softplus(at_least_float32(fake_logits) - at_least_float32(real_logits)).mean()
+
+
+def relativistic_generator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Relativistic loss of the generator, L_adv_G of Eq. 6: the critic's with the two swapped.
+
+    Parameters
+    ----------
+    real_logits, fake_logits : Tensor of shape (B,)
+        The critic's raw outputs C(x_r) and C(x_f), in the same order as for the critic's loss.
+
+    Returns
+    -------
+    Tensor of shape ()
+        At least 0; log 2 where the critic cannot tell the two apart.
+    """
+    return relativistic_critic_loss(fake_logits, real_logits)
+
+
+def wasserstein_gradient_penalty(
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor
+) -> Tensor:
+    """Gradient penalty of WGAN-GP (Gulrajani et al. 2017, Eq. 3), without its weight.
+
+    E[(‖∇C(x̂)‖₂ − 1)²] at x̂ = mix·real + (1 − mix)·fake. It trains the critic alone: no gradient
+    reaches `real` or `fake`.
+
+    Parameters
+    ----------
+    critic : callable
+        Maps (B, …) to one raw output for each item, (B,) or (B, 1). It must treat the items of a
+        batch separately: batch normalisation would mix their gradients.
+    real, fake : Tensor of shape (B, …)
+        Images, of the same shape.
+    mix : Tensor of shape (B,)
+        Where between the two each point lies, uniform on [0, 1); the caller owns the randomness.
+
+    Returns
+    -------
+    Tensor of shape ()
+        At least 0; can be differentiated with respect to the critic's weights.
+    """
+    assert real.shape == fake.shape
+    assert mix.shape == real.shape[:1]
+    weight = mix.reshape(-1, *[1] * (real.dim() - 1))
+    between = (weight * real + (1 - weight) * fake).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    length = torch.linalg.vector_norm(at_least_float32(slope).flatten(1), dim=1)
+    penalty: Tensor = (length - 1).square().mean()
+    return penalty

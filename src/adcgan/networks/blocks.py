@@ -1,0 +1,115 @@
+"""The layers that the networks are stacked from, and the rule that picks a column of Table 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+TABLE_SIZES = (28, 32, 64)
+MINIMUM_SIZE, MAXIMUM_SIZE = 16, 256
+STEM_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution of a column: `channels` out, square `kernel`, `stride`, zero `padding`."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+    def out_size(self, size: int) -> int:
+        """Return the side of the map that this layer makes of a map of side `size`."""
+        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return a hidden width scaled by `width`, at least 4 channels."""
+    return max(4, round(channels * width))
+
+
+def negative_slope(size: int) -> float:
+    """Return LeakyReLU's slope: 0.1 in the 28 px column, 0.2 elsewhere."""
+    return 0.1 if size < 32 else 0.2
+
+
+def column_for(size: int, table: Mapping[int, tuple[Conv, ...]]) -> tuple[Conv, ...]:
+    """Return the convolutions that serve images of side `size`, 16 to 256.
+
+    At 28, 32 and 64 px this is the table's own column. Elsewhere the column of the largest table
+    size not above `size` serves, with two additions: from 128 px on, stride-2 stem layers first
+    halve the image until it is below 128 px; below 28 px, the 28 px column is padded so that its
+    stride-1 layers keep the size of the map.
+    """
+    assert MINIMUM_SIZE <= size <= MAXIMUM_SIZE
+    if size in table:
+        return table[size]
+    if size < 28:
+        return tuple(
+            Conv(layer.channels, layer.kernel, layer.stride, layer.kernel // 2)
+            for layer in table[28]
+        )
+    stem: tuple[Conv, ...] = ()
+    while size >= 128:
+        stem += (Conv(STEM_CHANNELS, kernel=4, stride=2, padding=1),)
+        size //= 2
+    return stem + table[max(s for s in table if s <= size)]
+
+
+def convolution(in_channels: int, layer: Conv, out_channels: int, *, bias: bool) -> nn.Module:
+    """Return `layer` as a spectrally normalised convolution."""
+    return spectral_norm(
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            layer.kernel,
+            stride=layer.stride,
+            padding=layer.padding,
+            bias=bias,
+        )
+    )
+
+
+class ConvBlock(nn.Sequential):
+    """Spectrally normalised convolution, BatchNorm, LeakyReLU, dropout (E and the critic)."""
+
+    def __init__(
+        self, in_channels: int, layer: Conv, *, width: float, slope: float, dropout: float
+    ) -> None:
+        self.out_channels = scaled(layer.channels, width)
+        super().__init__(
+            convolution(in_channels, layer, self.out_channels, bias=False),
+            nn.BatchNorm2d(self.out_channels),
+            nn.LeakyReLU(slope, inplace=True),
+            nn.Dropout(dropout),
+        )
+
+
+class UpBlock(nn.Sequential):
+    """Transposed (or plain) convolution, BatchNorm, PReLU (the generator)."""
+
+    def __init__(self, convolution: nn.ConvTranspose2d | nn.Conv2d) -> None:
+        super().__init__(convolution, nn.BatchNorm2d(convolution.out_channels), nn.PReLU())
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with a skip; the shape (B, C, H, W) is kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.PReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + body(x)."""
+        out: Tensor = x + self.body(x)
+        return out

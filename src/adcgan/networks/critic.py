@@ -1,0 +1,86 @@
+"""The critic D_cgan: an image to a logit, a map of local features and a global feature vector."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
+
+# The last two layers of a column are the last block: the local map is taken before it.
+COLUMNS = {
+    28: (Conv(64, 3, 2), Conv(128, 3, 2), Conv(256, 3), Conv(512, 3, 2)),
+    32: (
+        *(Conv(64, 5, padding=1), Conv(128, 4, 2), Conv(256, 5), Conv(512, 5)),
+        *(Conv(1024, 3), Conv(2048, 3, 2)),
+    ),
+    64: (
+        *(Conv(64, 7, padding=1), Conv(128, 5, 2), Conv(256, 5), Conv(512, 5, 2)),
+        *(Conv(1024, 5), Conv(2048, 5, 2)),
+    ),
+}
+LAST_BLOCK = 2
+
+
+class CriticFeatures(NamedTuple):
+    """What the critic says of a batch of images.
+
+    Attributes
+    ----------
+    logit : Tensor (B,)
+        C(x), the raw critic value; higher = more like a real image.
+    local : Tensor (B, K, M, M)
+        C_ψ(x), the local features: "the penultimate representation" (section 2.1).
+    global_ : Tensor (B, F)
+        E_ψ(x), the global features: "the ultimate representation".
+    """
+
+    logit: Tensor
+    local: Tensor
+    global_: Tensor
+
+
+class Critic(nn.Module):
+    """D_cgan with its two linear heads: the logit and the projection φ_θ ("Linear 2" in Table 2).
+
+    Parameters
+    ----------
+    channels, size, width, dropout
+        As for `Encoder`.
+    """
+
+    def __init__(
+        self, channels: int, size: int, *, width: float = 1.0, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        blocks: list[ConvBlock] = []
+        side, sides = size, []
+        for layer in column_for(size, COLUMNS):
+            blocks.append(
+                ConvBlock(channels, layer, width=width, slope=negative_slope(size), dropout=dropout)
+            )
+            channels, side = blocks[-1].out_channels, layer.out_size(side)
+            sides.append(side)
+        self.local_channels = blocks[-LAST_BLOCK - 1].out_channels
+        self.local_size = sides[-LAST_BLOCK - 1]
+        self.global_features = channels
+        self.trunk = nn.Sequential(*blocks[:-LAST_BLOCK])
+        # Sizes outside the table can end in a map larger than 1×1; its mean is the vector.
+        self.last_block = nn.Sequential(
+            *blocks[-LAST_BLOCK:], nn.AdaptiveAvgPool2d(1) if side > 1 else nn.Identity()
+        )
+        self.logit = spectral_norm(nn.Linear(channels, 1))
+        self.projection = spectral_norm(nn.Linear(channels, self.local_channels))
+
+    def forward(self, x: Tensor) -> CriticFeatures:
+        """Judge images (B, channels, size, size) in [0, 1]."""
+        local = self.trunk(x)
+        global_ = self.last_block(local).flatten(1)
+        return CriticFeatures(self.logit(global_).squeeze(1), local, global_)
+
+    def project(self, global_: Tensor) -> Tensor:
+        """Return φ_θ of global features (B, F): queries (B, K) for the local features."""
+        query: Tensor = self.projection(global_)
+        return query

@@ -1,0 +1,63 @@
+"""The encoder E: an image to a latent."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from adcgan.networks.blocks import (
+    Conv,
+    ConvBlock,
+    column_for,
+    convolution,
+    negative_slope,
+)
+
+# The layers before the last, by image size. The last convolution covers what is left of the map
+# with `latent_dim` channels: 3×3 at 28 and 32 px, 6×6 at 64 px.
+COLUMNS = {
+    28: (Conv(64, 3), Conv(128, 3, 2), Conv(256, 3, 2), Conv(256, 3)),
+    32: (Conv(64, 5, 2), Conv(128, 5), Conv(256, 5), Conv(512, 4)),
+    64: (Conv(64, 7, 2), Conv(128, 5), Conv(256, 7, 2), Conv(512, 5)),
+}
+
+
+def default_latent_dim(size: int) -> int:
+    """Return the latent size the paper uses: 100, and 200 from 64 px on (appendix A.3)."""
+    return 100 if size < 64 else 200
+
+
+class Encoder(nn.Module):
+    """E(x): five convolutions, "Conv 5" in Table 2, ended by LayerNorm over the latent.
+
+    Parameters
+    ----------
+    channels, size : int
+        Channels (1 or 3) and side in pixels (16 to 256) of the images.
+    latent_dim : int
+        Size z of the latent.
+    width : float
+        Scale of every hidden width; 1 is the paper's.
+    dropout : float
+        Probability of dropout after every hidden layer.
+    """
+
+    def __init__(
+        self, channels: int, size: int, latent_dim: int, *, width: float = 1.0, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        side = size
+        for layer in column_for(size, COLUMNS):
+            block = ConvBlock(
+                channels, layer, width=width, slope=negative_slope(size), dropout=dropout
+            )
+            channels, side = block.out_channels, layer.out_size(side)
+            layers.append(block)
+        layers.append(convolution(channels, Conv(latent_dim, side), latent_dim, bias=True))
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(latent_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the latents (B, latent_dim) of images (B, channels, size, size) in [0, 1]."""
+        z: Tensor = self.norm(self.layers(x).flatten(1))
+        return z

@@ -1,0 +1,104 @@
+"""The generator G, which is also the decoder of the autoencoder: a latent to an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from adcgan.networks.blocks import ResidualBlock, UpBlock, scaled
+
+EMBEDDING = (128, 512)
+
+
+@dataclass(frozen=True)
+class Up:
+    """One transposed convolution of a column."""
+
+    channels: int
+    kernel: int
+    stride: int = 2
+    padding: int = 0
+
+    def out_size(self, size: int) -> int:
+        """Return the side of the map that this layer makes of a map of side `size`."""
+        return (size - 1) * self.stride - 2 * self.padding + self.kernel
+
+
+RESIDUAL = "residual"
+# Transposed convolutions by image size, and the padding of the 3×3 convolution that ends them.
+COLUMNS: dict[int, tuple[tuple[Up | str, ...], int]] = {
+    28: ((Up(256, 4), Up(128, 4, 2, 1), RESIDUAL, Up(64, 3, 2, 1), Up(64, 2)), 0),
+    32: ((Up(512, 4), Up(256, 4, 2, 1), Up(128, 4, 2, 1), RESIDUAL, Up(64, 4, 2, 1)), 1),
+    64: ((Up(512, 5), Up(256, 5), Up(128, 5), RESIDUAL, Up(64, 5), Up(64, 4, 1)), 1),
+}
+
+
+def column_for(size: int) -> tuple[tuple[Up | str, ...], int]:
+    """Return the layers for images of side `size`: the table's, or the rule that extends it.
+
+    The rule repeats the building block of the 32 px column: a first layer makes a map of side
+    4 to 7, each following layer (4×4, stride 2, padding 1) doubles it until it covers the image,
+    and `Generator` crops what stands over the right and lower border.
+    """
+    if size in COLUMNS:
+        return COLUMNS[size]
+    doublings = 2
+    while 4 * 2 ** (doublings + 1) <= size:
+        doublings += 1
+    base = -(-size // 2**doublings)
+    widths = {2: (256, 128, 64)}.get(doublings, (512, 256, 128) + (64,) * (doublings - 2))
+    layers: list[Up | str] = [Up(widths[0], base)]
+    for channels in widths[1:]:
+        layers.append(Up(channels, 4, 2, 1))
+        if channels == 128:
+            layers.append(RESIDUAL)
+    return tuple(layers), 1
+
+
+class Generator(nn.Module):
+    """G(z): "Conv" and "Deconv" layers of Table 2, ended by tanh mapped to [0, 1].
+
+    Parameters
+    ----------
+    channels, size : int
+        Channels (1 or 3) and side in pixels (16 to 256) of the images made.
+    latent_dim : int
+        Size z of the latent.
+    width : float
+        Scale of every hidden width; 1 is the paper's.
+    """
+
+    def __init__(self, channels: int, size: int, latent_dim: int, *, width: float = 1.0) -> None:
+        super().__init__()
+        self.size = size
+        layers: list[nn.Module] = []
+        previous = latent_dim
+        for hidden in EMBEDDING:
+            out = scaled(hidden, width)
+            layers.append(UpBlock(nn.Conv2d(previous, out, 3, padding=1, bias=False)))
+            previous = out
+        column, last_padding = column_for(size)
+        side = 1
+        for layer in column:
+            if isinstance(layer, str):
+                layers.append(ResidualBlock(previous))
+                continue
+            out = scaled(layer.channels, width)
+            layers.append(
+                UpBlock(
+                    nn.ConvTranspose2d(
+                        previous, out, layer.kernel, layer.stride, layer.padding, bias=False
+                    )
+                )
+            )
+            previous, side = out, layer.out_size(side)
+        layers.append(nn.Conv2d(previous, channels, 3, padding=last_padding))
+        side += 2 * last_padding - 2
+        assert side == size if size in COLUMNS else side >= size
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return images (B, channels, size, size) in [0, 1] made of latents (B, latent_dim)."""
+        x: Tensor = self.layers(z[:, :, None, None])[..., : self.size, : self.size]
+        return (x.tanh() + 1) / 2

@@ -1,0 +1,38 @@
+"""The latent critic D_z: judges pairs of latents, or single ones."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class LatentCritic(nn.Module):
+    """D_z: three linear layers ("Linear 3" in Table 2), in → 64 → 32 → 1.
+
+    What it judges is built by `adcgan.losses.latent`: two latents side by side, or one alone.
+
+    Parameters
+    ----------
+    in_features : int
+        2z for pairs of latents, z for single ones.
+    draws : Tensor (K, z)
+        The model's own draws of z, which L_FL (Eq. 5) compares every image with.
+    """
+
+    draws: Tensor
+
+    def __init__(self, in_features: int, draws: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("draws", draws)
+        self.layers = nn.Sequential(
+            spectral_norm(nn.Linear(in_features, 64)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Linear(64, 32)),
+            nn.LeakyReLU(0.2),
+            spectral_norm(nn.Linear(32, 1)),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return the logits (B,) of `latents` (B, in_features); higher = more like a real pair."""
+        logit: Tensor = self.layers(latents)
+        return logit.squeeze(1)

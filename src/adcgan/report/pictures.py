@@ -1,0 +1,121 @@
+"""Arrays and figures as files and as parts of a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from adcgan.report.plots import COLOURS
+
+# Perceptually uniform, and dark where nothing is wrong.
+HEAT_COLOURS = "inferno"
+# How much of the picture the hottest pixel covers.
+_OPACITY = 0.8
+
+
+def svg(
+    draw: Callable[[Axes], Axes], description: str, size: tuple[float, float] = (4.6, 3.4)
+) -> str:
+    """Draw one plot as an inline SVG element that follows the page's colours and font.
+
+    Parameters
+    ----------
+    draw : callable
+        Draws on the axes it is given.
+    description : str
+        What a reader who cannot see the plot should know.
+    size : tuple of float
+        Width and height in inches.
+
+    Returns
+    -------
+    str
+        One ``<svg>`` element; the same input gives the same text.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    buffer = io.StringIO()
+    # Text stays text, and ids come from the content, so that a page can be compared with another.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "adcgan"}):
+        draw(figure.add_subplot())
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=metadata)
+    return _inline(buffer.getvalue(), description)
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Encode an image of shape (H, W) or (H, W, 1|3) as PNG."""
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """Return an image of shape (H, W) or (H, W, 1|3) as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
+
+
+def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Turn values in [0, 1] into 0 to 255; values beyond are clipped."""
+    levels: NDArray[np.uint8] = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def overlay(
+    image: NDArray[np.uint8], heat: NDArray[np.float32], hottest: float
+) -> NDArray[np.uint8]:
+    """Lay a heatmap on an image, more opaque where it is hotter.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, 1|3), uint8
+        What the model saw.
+    heat : ndarray of shape (H, W), float32
+        At least 0.
+    hottest : float
+        The value, above 0, that gets the top colour; what lies above it is clipped. Give
+        pictures that will be compared the same one.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8
+        The picture.
+    """
+    level = np.clip(heat / hottest, 0, 1)
+    colour = matplotlib.colormaps[HEAT_COLOURS](level)[..., :3]
+    opacity = _OPACITY * level[..., None]
+    grey = image.mean(axis=-1, keepdims=True) / 255
+    return to_uint8((1 - opacity) * grey + opacity * colour)
+
+
+def enlarged(image: NDArray[np.uint8], at_least: int = 256) -> NDArray[np.uint8]:
+    """Repeat pixels until the shorter side has `at_least` of them."""
+    times = -(-at_least // min(image.shape[:2]))
+    return image.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _inline(text: str, description: str) -> str:
+    """Strip what only a file needs, and replace colours by the page's variables."""
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r" font-family: [^;\"]*;", "", text)
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
+    for colour, name in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -1,0 +1,227 @@
+"""The sections of a page, each made from what a detector or an evaluation knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from adcgan.benchmark import precision_recall_points, roc_points
+from adcgan.report import plots
+from adcgan.report.gallery import gallery
+from adcgan.report.page import Section
+from adcgan.report.pictures import svg
+from adcgan.report.wording import counted, percent, value
+from adcgan.scoring import images_needed, smallest_budget
+
+if TYPE_CHECKING:
+    from adcgan.benchmark import Evaluation
+    from adcgan.data import ImageSet
+    from adcgan.detectors import Detector
+
+# Columns of the training history that are not losses or figures of health.
+_NOT_CURVES = {"step", "epoch", "seconds", "warning"}
+_MANY_POINTS = 500
+
+
+def figures(metrics: Mapping[str, Any]) -> Section:
+    """Return the table of figures; `metrics` as `adcgan.benchmark.evaluate` makes it."""
+    low, high = metrics["auroc_ci95"]
+    at = metrics["at_threshold"]
+    rows = [
+        (
+            "AUROC",
+            f"{metrics['auroc']:.4f}",
+            f"95% interval {low:.4f} to {high:.4f} over the choice of test images. The chance that "
+            "an anomalous image scores above a normal one; 0.5 is chance, and it is never flipped.",
+        ),
+        (
+            "Average precision",
+            f"{metrics['average_precision']:.4f}",
+            f"Chance is {_prevalence(metrics):.4f}, the share of anomalous images.",
+        ),
+        (
+            "False alarms at 95% caught",
+            percent(metrics["fpr95"], 2),
+            "Share of normal images flagged when 95% of the anomalous ones are.",
+        ),
+        (
+            "Caught at the threshold",
+            percent(at["true_positive_rate"], 2),
+            f"Share of the {counted(metrics['n_anomalous'], 'anomalous image')}.",
+        ),
+        (
+            "False alarms at the threshold",
+            percent(at["false_positive_rate"], 2),
+            f"Share of the {counted(metrics['n_normal'], 'normal image')}"
+            + ("." if at["fpr"] is None else f"; the budget is {percent(at['fpr'], 2)}."),
+        ),
+    ]
+    return Section("figures", "Figures", {"rows": rows, "unreadable": metrics["unreadable"]})
+
+
+def curves(evaluation: Evaluation) -> Section:
+    """Return the ROC and precision-recall curves and the distribution of scores."""
+    known = evaluation.labels >= 0
+    labels, scores = evaluation.labels[known], evaluation.assessment.scores[known]
+    metrics = evaluation.metrics
+    at = metrics["at_threshold"]
+    point = (at["false_positive_rate"], at["true_positive_rate"])
+    roc, precision_recall = roc_points(labels, scores), precision_recall_points(labels, scores)
+    groups = {"normal": scores[labels == 0], "anomalous": scores[labels == 1]}
+    drawn = [
+        (
+            "Scores",
+            "Normal and anomalous images apart: the less they overlap, the better.",
+            svg(
+                lambda axes: plots.score_histogram(axes, groups, at["threshold"]),
+                "Histogram of the scores of normal and anomalous images, with the threshold at "
+                f"{at['threshold']:.4g}.",
+            ),
+        ),
+        (
+            "ROC curve",
+            "What catching more anomalous images costs in false alarms.",
+            svg(
+                lambda axes: plots.roc_curve(axes, *roc, operating_point=point),
+                f"ROC curve with an area of {metrics['auroc']:.4f}; at the threshold in force "
+                f"{percent(point[1])} are caught with {percent(point[0])} false alarms.",
+            ),
+        ),
+        (
+            "Precision and recall",
+            "How many of the flagged images are anomalous, with this share of anomalous images.",
+            svg(
+                lambda axes: plots.precision_recall_curve(
+                    axes, *precision_recall, chance=_prevalence(metrics)
+                ),
+                "Precision-recall curve with an average precision of "
+                f"{metrics['average_precision']:.4f}.",
+            ),
+        ),
+    ]
+    return Section("curves", "Separation", {"plots": _plots(drawn)})
+
+
+def pictures(detector: Detector, images: ImageSet, evaluation: Evaluation) -> Section:
+    """Return the most anomalous, the borderline and the most normal images."""
+    rows, hottest = gallery(detector, images, evaluation)
+    return Section("pictures", "Images", {"rows": rows, "hottest": hottest})
+
+
+def components(metrics: Mapping[str, Any]) -> Section | None:
+    """Return the AUROC of each score component and variant, None where there are none."""
+    if not metrics["components"]:
+        return None
+    groups = {"Component": metrics["components"], "Variant": metrics["variants"]}
+    shown = {name: scores for name, scores in groups.items() if scores}
+    return Section("components", "Parts of the score", {"groups": shown, "whole": metrics["auroc"]})
+
+
+def training(detector: Detector) -> Section | None:
+    """Return the training curves and the warnings of the health watch, None without a history."""
+    rows = [row for row in detector.history_ if "warning" not in row]
+    warnings = [row for row in detector.history_ if "warning" in row]
+    names = list(dict.fromkeys(key for row in rows for key in row if _is_curve(key, row[key])))
+    if not names and not warnings:
+        return None
+    thin = rows[:: math.ceil(len(rows) / _MANY_POINTS)] if rows else []
+    steps = np.array([row["step"] for row in thin], dtype=np.float64)
+    marks = _phase_starts(rows)
+    drawn = []
+    for name in names:
+        series = np.array([row.get(name, np.nan) for row in thin], dtype=np.float64)
+        drawn.append(_training_plot(name, steps, series, marks))
+    return Section("training", "Training", {"plots": _plots(drawn), "warnings": warnings})
+
+
+def _training_plot(
+    name: str, steps: NDArray[np.float64], series: NDArray[np.float64], marks: dict[str, float]
+) -> tuple[str, str, str]:
+    """Return title, note and picture of one training curve."""
+    title = name.replace("_", " ")
+    last = value(float(series[np.isfinite(series)][-1]))
+    picture = svg(
+        lambda axes: plots.training_curves(axes, steps, {title: series}, marks),
+        f"{title} over the training steps; the last value is {last}.",
+        size=(3.4, 2.2),
+    )
+    return title, "", picture
+
+
+def calibration(detector: Detector) -> Section:
+    """Return where the threshold comes from and what budget it can keep."""
+    n = int(detector.n_calibration_)
+    scores = np.asarray(detector.calibration_scores_, dtype=np.float64)
+    drawn = []
+    if n:
+        drawn.append(
+            (
+                "Held-out normal images",
+                "",
+                svg(
+                    lambda axes: plots.score_histogram(
+                        axes, {"held-out normal": scores}, detector.threshold_
+                    ),
+                    f"Histogram of the scores of {counted(n, 'held-out normal image')}, with the "
+                    f"threshold at {detector.threshold_:.4g}.",
+                ),
+            )
+        )
+    data = {
+        "n": n,
+        "threshold": float(detector.threshold_),
+        "contamination": detector.contamination,
+        "smallest": smallest_budget(n),
+        "requested": detector.fpr,
+        "in_force": detector.fpr_,
+        "needed": images_needed(detector.fpr),
+        "plots": _plots(drawn),
+    }
+    return Section("calibration", "Calibration", data)
+
+
+def configuration(tables: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Return tables of names and values, by the table's title."""
+    return Section("configuration", "Configuration", {"tables": tables})
+
+
+def facts(rows: Mapping[str, str]) -> Section:
+    """Return what was trained on what."""
+    return Section("facts", "What was trained", {"rows": rows})
+
+
+def _plots(drawn: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Name the parts of each plot; the SVG text is ours and goes in as it is."""
+    return [
+        {"title": title, "note": note, "svg": Markup(picture)} for title, note, picture in drawn
+    ]
+
+
+def _prevalence(metrics: Mapping[str, Any]) -> float:
+    """Return the share of anomalous images."""
+    n = metrics["n_anomalous"] + metrics["n_normal"]
+    return float(metrics["n_anomalous"] / n)
+
+
+def _is_curve(key: str, thing: object) -> bool:
+    """Tell a loss or figure of health from the other columns of the history."""
+    return (
+        key not in _NOT_CURVES
+        and isinstance(thing, (int, float))
+        and not isinstance(thing, bool)
+        and math.isfinite(thing)
+    )
+
+
+def _phase_starts(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the step at which each phase after the first begins."""
+    starts: dict[str, float] = {}
+    for row in rows:
+        if "phase" in row:
+            starts.setdefault(str(row["phase"]), float(row["step"]))
+    return dict(list(starts.items())[1:])

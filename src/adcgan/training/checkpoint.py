@@ -1,0 +1,87 @@
+"""Checkpoints of a run: one safetensors file, whole or absent, with nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from adcgan.errors import InputError
+from adcgan.files import replacing
+
+FILE_NAME = "checkpoint.safetensors"
+
+
+def save_checkpoint(
+    path: Path, step: int, networks: nn.Module, optimizers: Mapping[str, Optimizer]
+) -> None:
+    """Write the state after `step` steps: every network once, and each optimizer's moments."""
+    tensors = {f"networks/{key}": value for key, value in networks.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizers/{name}/{index}/{key}"] = value
+    with replacing(path) as temporary:
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+            temporary,
+            metadata={"step": json.dumps(step)},
+        )
+
+
+def load_checkpoint(path: Path, networks: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
+    """Restore what `save_checkpoint` wrote, in place; return the number of steps done.
+
+    Raises
+    ------
+    InputError
+        The file is not a checkpoint of these networks.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            step = int(json.loads(file.metadata()["step"]))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        networks.load_state_dict(_under("networks/", tensors))
+        for name, optimizer in optimizers.items():
+            _restore(optimizer, _under(f"optimizers/{name}/", tensors))
+    except (SafetensorError, KeyError, RuntimeError, OSError) as error:
+        raise InputError(f"The checkpoint {path} does not fit this run: {error}") from error
+    return step
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries whose key starts with `prefix`, without it."""
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _restore(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give `optimizer` the moments in `tensors`, keyed "{index}/{name}"."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        place, name = key.split("/")
+        state.setdefault(int(place), {})[name] = value
+    content = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state.items():
+        for name, value in values.items():
+            if value.dim():
+                # Fused Adam walks weights and moments in memory order, so their layouts must agree.
+                values[name] = torch.empty_like(parameters[index]).copy_(value)
+    content["state"] = state
+    optimizer.load_state_dict(content)
+
+
+def all_finite(networks: nn.Module) -> bool:
+    """Say whether every floating-point tensor of `networks` is finite."""
+    return all(
+        bool(torch.isfinite(value).all())
+        for value in networks.state_dict().values()
+        if value.is_floating_point()
+    )

@@ -1,0 +1,105 @@
+"""What training will cost: operations counted by PyTorch, over a speed measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from adcgan.training.loop import Recipe
+
+WIDTHS = (1.0, 0.5, 0.25, 0.125)
+COUNTED_BATCH = 2
+LONG_STEP_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class FitCost:
+    """The expected cost of a call of ``fit``.
+
+    Attributes
+    ----------
+    steps : int
+        Optimisation steps in all phases.
+    flops_per_step : float
+        Floating-point operations of a step, averaged over the phases.
+    flops_per_second : float
+        Measured on a real step on this machine.
+    seconds : float
+        Expected time.
+    seconds_by_width : dict of float to float
+        Expected time at other widths of the network, at the same speed.
+    """
+
+    steps: int
+    flops_per_step: float
+    flops_per_second: float
+    seconds: float
+    seconds_by_width: dict[float, float]
+
+
+def estimate(
+    make_recipe: Callable[[float], Recipe],
+    width: float,
+    shape: tuple[int, int, int],
+) -> FitCost:
+    """Estimate the cost of training at `width`, and at `WIDTHS` for comparison.
+
+    Parameters
+    ----------
+    make_recipe : callable
+        Returns a recipe of fresh networks of a given width; its weights are used up here.
+    width : float
+        The width asked for.
+    shape : (int, int, int)
+        Channels, height and width of the images.
+    """
+    with torch.random.fork_rng():
+        recipe = make_recipe(width)
+        total = _total_flops(recipe, shape)
+        speed = _flops(recipe, len(recipe.phases) - 1, shape) / _seconds(recipe, shape)
+        by_width = {w: _total_flops(make_recipe(w), shape) / speed for w in WIDTHS}
+    steps = sum(phase.steps for phase in recipe.phases)
+    return FitCost(steps, total / max(steps, 1), speed, total / speed, by_width)
+
+
+def _total_flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
+    """Count the operations of all phases of a recipe."""
+    return sum(
+        phase.steps * _flops(recipe, number, shape) for number, phase in enumerate(recipe.phases)
+    )
+
+
+def _flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
+    """Count the operations of one step: those of a batch of 2, scaled to the whole batch."""
+    with FlopCounterMode(display=False) as counter:
+        _step(recipe, phase, shape, COUNTED_BATCH)
+    return float(counter.get_total_flops()) * recipe.batch_size / COUNTED_BATCH
+
+
+def _seconds(recipe: Recipe, shape: tuple[int, int, int]) -> float:
+    """Time a step of the last phase; a second, warmer one counts unless the first was long."""
+    seconds = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        _step(recipe, len(recipe.phases) - 1, shape, recipe.batch_size)
+        seconds = min(seconds, time.perf_counter() - start)
+        if seconds > LONG_STEP_SECONDS:
+            break
+    return float(seconds)
+
+
+def _step(recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: int) -> None:
+    """Take one step of `phase` on random images, and wait until it is done."""
+    accelerator = recipe.optimizers.accelerator
+    rng = torch.Generator(device=accelerator.device).manual_seed(0)
+    x = torch.rand(batch, *shape, device=accelerator.device, generator=rng)
+    recipe.networks.train()
+    with accelerator.autocast():
+        recipe.phases[phase].step(x, rng)
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize(accelerator.device)

@@ -1,0 +1,100 @@
+"""Where and how a run computes: device, precision, processes and trackers, through Accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from adcgan.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device called `device`; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    InputError
+        There is no such device on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"The 'device' parameter must be 'auto', 'cpu' or a device of this machine. "
+            f"Got {device!r} instead ({reason})."
+        ) from None
+    return resolved
+
+
+def make_accelerator(
+    device: str, precision: str, *, trackers: Sequence[str] = (), folder: Path | None = None
+) -> Accelerator:
+    """Return the Accelerate object of one run.
+
+    Parameters
+    ----------
+    device : str
+        "auto", or a device name. Under ``accelerate launch`` each process takes its own.
+    precision : {"auto", "float32", "bf16"}
+        "auto" is bf16 on CUDA devices that compute in it, float32 elsewhere.
+    trackers : sequence of str
+        Experiment trackers that Accelerate knows: "tensorboard", "wandb", "mlflow".
+    folder : Path or None
+        The run's folder; trackers that write files write them there.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import ProjectConfiguration
+
+    target = resolve_device(device)
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"The 'precision' parameter must be one of {', '.join(PRECISIONS)}. "
+            f"Got {precision!r} instead."
+        )
+    if trackers and folder is None:
+        raise InputError("The 'trackers' parameter needs 'run_dir', where the trackers write.")
+    bf16 = precision == "bf16" or (
+        precision == "auto" and target.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    if not torch.distributed.is_initialized():
+        # Accelerate keeps one global state, and refuses a second run on another device without it.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(
+            mixed_precision="bf16" if bf16 else "no",
+            cpu=target.type == "cpu",
+            log_with=list(trackers) or None,
+            project_config=ProjectConfiguration(project_dir=folder and str(folder)),
+        )
+    except ValueError as error:
+        raise MissingExtraError(f"The 'trackers' parameter: {error}") from error
+    if accelerator.num_processes == 1 and target.index is not None:
+        accelerator.state.device = target
+    return accelerator
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Flush denormal numbers to zero on CPUs, where they can halve the speed of a step."""
+    before = bool(torch.tensor([1e-40]).mul(1.0).item() == 0.0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)

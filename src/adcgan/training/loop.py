@@ -1,0 +1,255 @@
+"""The training loop: phases of steps over shuffled batches, resumable at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adcgan.data.prepare import DeviceImages, Split, epoch_order
+from adcgan.progress import Progress
+from adcgan.training.checkpoint import FILE_NAME, all_finite, load_checkpoint, save_checkpoint
+from adcgan.training.device import denormals_flushed
+from adcgan.training.health import Check, HealthWatch
+from adcgan.training.optimizers import Optimizers
+from adcgan.training.runlog import RunLog
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LOG_EVERY = 50
+PROBE_IMAGES = 128
+
+# A step takes images (B, C, H, W) in [0, 1] and the step's own random numbers, and updates weights.
+Step = Callable[[Tensor, torch.Generator], None]
+# A probe takes held-out images and random numbers, and returns figures as 0-d tensors.
+Probe = Callable[[Tensor, torch.Generator], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`steps` repetitions of `step`."""
+
+    name: str
+    steps: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is particular to the training of one detector.
+
+    Attributes
+    ----------
+    networks : ModuleDict
+        Every network, once, by name.
+    optimizers : Optimizers
+        Their updates.
+    phases : sequence of Phase
+        What is done, in order.
+    batch_size : int
+        Images a step.
+    probe : callable or None
+        Figures that are computed on held-out normal images whenever losses are logged.
+    checks : sequence of Check
+        The health watch over losses and figures.
+    """
+
+    networks: nn.ModuleDict
+    optimizers: Optimizers
+    phases: Sequence[Phase]
+    batch_size: int
+    probe: Probe | None = None
+    checks: Sequence[Check] = ()
+
+
+@dataclass(frozen=True)
+class Session:
+    """The circumstances of one call of ``fit``: where it writes, how it reports, its seed."""
+
+    accelerator: Accelerator
+    log: RunLog
+    seed: int
+    progress: Progress
+    resume: bool = False
+    checkpoint_every: int = 500
+    folder: Path | None = field(default=None)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the checkpoint of the run lies."""
+        return None if self.folder is None else self.folder / FILE_NAME
+
+
+def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Session) -> None:
+    """Run the phases of `recipe` from the last checkpoint, or from the start, to the end.
+
+    The random numbers of a step depend on (seed, step) alone, and so does the order of the images:
+    a run that was stopped and resumed ends with the weights of one that was not.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Networks and steps.
+    images : ndarray of uint8 (n, C, H, W)
+        Normal images.
+    split : Split
+        Which of them to train on, and which to watch the training with.
+    session : Session
+        Device, seed, log and checkpoints.
+
+    Raises
+    ------
+    DivergedError
+        A loss was not finite. The last checkpoint stays.
+    """
+    loop = _Loop(recipe, images, split, session)
+    total = sum(phase.steps for phase in recipe.phases)
+    start = loop.restore()
+    session.progress.start("Training", total)
+    session.progress.advance(start)
+    try:
+        with denormals_flushed(), torch.random.fork_rng(), _training_mode(recipe.networks):
+            for step, phase in _steps_of(recipe.phases):
+                if step >= start:
+                    loop.run_step(step, phase, last=step == total - 1)
+    finally:
+        session.progress.finish()
+
+
+def _steps_of(phases: Sequence[Phase]) -> Iterator[tuple[int, Phase]]:
+    """Yield every step of a run with its phase."""
+    step = 0
+    for phase in phases:
+        for _ in range(phase.steps):
+            yield step, phase
+            step += 1
+
+
+@contextmanager
+def _training_mode(networks: nn.Module) -> Iterator[None]:
+    """Put `networks` in training mode, and in evaluation mode afterwards."""
+    networks.train()
+    try:
+        yield
+    finally:
+        networks.eval()
+
+
+def step_seed(seed: int, step: int, process: int = 0) -> int:
+    """Return the seed of all random numbers that `step` draws in one process."""
+    words = np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+class _Loop:
+    """The state of one call of `train`."""
+
+    def __init__(
+        self, recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Session
+    ) -> None:
+        self.recipe, self.session = recipe, session
+        self.accelerator = session.accelerator
+        device = self.accelerator.device
+        self.images = DeviceImages(images, device)
+        self.train_index = split.train
+        self.batch_size = min(recipe.batch_size, len(split.train))
+        self.steps_per_epoch = len(split.train) // self.batch_size
+        self.probe_index = torch.from_numpy(split.held_out[:PROBE_IMAGES])
+        self.watch = HealthWatch(recipe.checks)
+        self.rng = torch.Generator(device=device)
+        self.order = torch.empty(0)
+        self.epoch = -1
+        self.sums: dict[str, Tensor] = {}
+        self.counted = 0
+
+    def restore(self) -> int:
+        """Load the checkpoint if there is one to resume; return the number of steps done."""
+        path, start = self.session.checkpoint, 0
+        if self.session.resume and path is not None and path.exists():
+            start = load_checkpoint(path, self.recipe.networks, self.recipe.optimizers.named)
+        self.session.log.rewind(start)
+        return start
+
+    def run_step(self, step: int, phase: Phase, *, last: bool) -> None:
+        """Take one step, and log and save where it is due."""
+        process = self.accelerator.process_index
+        seed = step_seed(self.session.seed, step, process)
+        torch.manual_seed(seed)  # dropout
+        self.rng.manual_seed(seed)
+        self.recipe.optimizers.step = step
+        with self.accelerator.autocast():
+            phase.step(self._batch(step), self.rng)
+        self._accumulate()
+        due = last or (step + 1) % LOG_EVERY == 0
+        # Reading a flag makes the host wait for an accelerator, so there it is read now and then.
+        if due or self.accelerator.device.type == "cpu":
+            self.recipe.optimizers.raise_if_diverged()
+        self.session.progress.advance()
+        if due:
+            self._log(step, phase)
+        if last or (step + 1) % self.session.checkpoint_every == 0:
+            self._save(step + 1)
+
+    def _batch(self, step: int) -> Tensor:
+        """Return the images of `step` that this process takes."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self.epoch:
+            order = epoch_order(len(self.train_index), self.session.seed, epoch)
+            # Beside the images, so that no batch waits for its index to change places.
+            where = self.accelerator.device if self.images.resident else torch.device("cpu")
+            self.order = torch.from_numpy(self.train_index[order]).to(where)
+            self.epoch = epoch
+        index = self.order[place * self.batch_size : (place + 1) * self.batch_size]
+        return self.images.gather(
+            index[self.accelerator.process_index :: self.accelerator.num_processes]
+        )
+
+    def _accumulate(self) -> None:
+        """Add this step's losses to the sums that are logged as means."""
+        for key, value in self.recipe.optimizers.losses.items():
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+        self.recipe.optimizers.losses = {}
+        self.counted += 1
+
+    def _log(self, step: int, phase: Phase) -> None:
+        """Write the means since the last log, the probe's figures, and any warning."""
+        figures = {key: float(value) / self.counted for key, value in self.sums.items()}
+        self.sums, self.counted = {}, 0
+        if self.recipe.probe is not None:
+            self.rng.manual_seed(self.session.seed)
+            self.recipe.networks.eval()
+            with torch.inference_mode():
+                probed = self.recipe.probe(self.images.gather(self.probe_index), self.rng)
+            self.recipe.networks.train()
+            figures |= {key: float(value) for key, value in probed.items()}
+        if not self.accelerator.is_main_process:
+            return
+        self.session.log.append({"step": step, "phase": phase.name, **figures})
+        for row in self.watch.observe(step, figures):
+            self.session.log.append(row)
+        self.accelerator.log(figures, step=step)
+
+    def _save(self, done: int) -> None:
+        """Write a checkpoint after `done` steps, unless the weights are no longer finite."""
+        if self.accelerator.num_processes > 1:
+            self._average_buffers()
+        path = self.session.checkpoint
+        if path is None or not self.accelerator.is_main_process:
+            return
+        self.recipe.optimizers.raise_if_diverged()
+        assert all_finite(self.recipe.networks), "finite losses, but weights that are not"
+        save_checkpoint(path, done, self.recipe.networks, self.recipe.optimizers.named)
+
+    def _average_buffers(self) -> None:
+        """Give every process the mean of the processes' running statistics."""
+        for buffer in self.recipe.networks.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.accelerator.reduce(buffer, "mean"))

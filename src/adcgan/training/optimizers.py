@@ -1,0 +1,103 @@
+"""Updates of the weights, guarded against losses that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from adcgan.errors import DivergedError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Optimizers:
+    """The named Adam optimizers of a run.
+
+    A loss that is not finite freezes every weight on the device from that update on, without
+    waiting for the device: fused Adam skips an update whose ``found_inf`` flag is set, and the
+    flag is never cleared. `raise_if_diverged` reads it when the host wants to know.
+
+    Parameters
+    ----------
+    parameters : mapping of str to iterable of Parameter
+        What each optimizer updates. A parameter may belong to several.
+    learning_rates : mapping of str to float
+        The learning rate of each.
+    betas : (float, float)
+        Adam's decay rates.
+    accelerator : Accelerator
+        Device, precision and processes; gradients are averaged over the processes.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Iterable[nn.Parameter]],
+        learning_rates: Mapping[str, float],
+        *,
+        betas: tuple[float, float] = (0.5, 0.999),
+        accelerator: Accelerator,
+    ) -> None:
+        self.accelerator = accelerator
+        self.parameters = {name: list(values) for name, values in parameters.items()}
+        self.named = {
+            name: torch.optim.Adam(values, lr=learning_rates[name], betas=betas, fused=True)
+            for name, values in self.parameters.items()
+        }
+        self.step = 0
+        self.losses: dict[str, Tensor] = {}
+        self._frozen = torch.zeros((), device=accelerator.device)
+        self._first_bad: dict[str, Tensor] = {}
+
+    def update(self, name: str, losses: Mapping[str, Tensor]) -> None:
+        """Take one step of optimizer `name` on the sum of the 0-d tensors `losses`.
+
+        Each loss is kept as ``"{name}/{loss}"`` in `self.losses` until the next step.
+        """
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        for key, loss in losses.items():
+            self._watch(f"{name}/{key}", loss.detach())
+        optimizer, parameters = self.named[name], self.parameters[name]
+        optimizer.zero_grad(set_to_none=True)
+        # Naming the inputs keeps autograd from computing gradients of other networks' weights.
+        self.accelerator.backward(total, inputs=parameters)
+        if self.accelerator.num_processes > 1:
+            self._average_gradients(parameters)
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = self._frozen  # type: ignore[attr-defined]
+        optimizer.step()
+
+    def _watch(self, key: str, loss: Tensor) -> None:
+        """Record `loss`, and freeze the weights from here on if it is not finite."""
+        self.losses[key] = loss
+        bad = (~torch.isfinite(loss)).float()
+        first = self._first_bad.setdefault(key, torch.full_like(self._frozen, -1))
+        first.copy_(torch.where((first < 0) & (bad > 0), float(self.step), first))
+        if self.accelerator.num_processes > 1:
+            bad = self.accelerator.reduce(bad, "sum").clamp(max=1)
+        torch.maximum(self._frozen, bad, out=self._frozen)
+
+    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the processes, in one exchange."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
+        for gradient, mean in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
+            gradient.copy_(mean.view_as(gradient))
+
+    def raise_if_diverged(self) -> None:
+        """Raise `DivergedError` naming the first loss that was not finite, and its step."""
+        if not bool(self._frozen):
+            return
+        bad = {key: int(step) for key, step in self._first_bad.items() if int(step) >= 0}
+        if not bad:
+            raise DivergedError("Training diverged in another process.")
+        key = min(bad, key=lambda name: bad[name])
+        raise DivergedError(
+            f"Training diverged: the loss {key!r} is not finite at step {bad[key]}. "
+            "The weights were kept as they were before it."
+        )

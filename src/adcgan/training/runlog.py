@@ -1,0 +1,108 @@
+"""The record of a run: settings, versions and hardware once, statistics as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adcgan import __version__
+from adcgan.errors import InputError
+from adcgan.files import replacing, write_json
+
+RUN_FILE, STATS_FILE = "run.json", "stats.jsonl"
+Row = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a result."""
+    names = ("torch", "accelerate", "numpy", "scikit-learn", "pillow", "safetensors")
+    found = {name: version(name) for name in names}
+    return {"adcgan": __version__, "python": platform.python_version(), **found}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return what the run is computed on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": str(device), "name": name, "cpus": os.cpu_count()}
+
+
+class RunLog:
+    """Statistics of a run in memory and, when the run has a folder, in its ``stats.jsonl``.
+
+    Parameters
+    ----------
+    folder : Path or None
+        The run's folder; None keeps the rows in memory alone.
+
+    Attributes
+    ----------
+    rows : list of dict
+        Every row, with its "step".
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.rows: list[Row] = []
+
+    def start(self, settings: Mapping[str, Any], device: torch.device) -> None:
+        """Write ``run.json``, or check that the one there has the same settings.
+
+        Raises
+        ------
+        InputError
+            The folder holds a run with other settings; the message names them.
+        """
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / RUN_FILE
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            now = json.loads(json.dumps(settings))
+            changed = sorted(
+                key for key in before.keys() | now.keys() if before.get(key) != now.get(key)
+            )
+            if changed:
+                raise InputError(
+                    f"The run in {self.folder} was started with other settings: "
+                    + ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
+                    + ". Resume it with the same settings, or choose another folder."
+                )
+            return
+        write_json(
+            path, {"settings": settings, "versions": versions(), "hardware": hardware(device)}
+        )
+
+    def rewind(self, step: int) -> None:
+        """Take up the rows before `step` from the folder and drop the later ones."""
+        if self.folder is None or not (self.folder / STATS_FILE).exists():
+            return
+        path = self.folder / STATS_FILE
+        self.rows = [row for row in read_rows(path) if row["step"] < step]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def append(self, row: Row) -> None:
+        """Add one row."""
+        self.rows.append(row)
+        if self.folder is not None:
+            with open(self.folder / STATS_FILE, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a JSON-lines file; a last line cut short by a kill is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not a file of JSON lines: {error}") from None
