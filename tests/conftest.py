@@ -14,9 +14,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     no_data = pytest.mark.skip(reason="needs the image sets in $ADCGAN_DATA")
     not_slow = pytest.mark.skip(reason="slow; run with --slow")
     for item in items:
-        if "data" in item.keywords and not os.environ.get("ADCGAN_DATA"):
+        if item.get_closest_marker("data") and not os.environ.get("ADCGAN_DATA"):
             item.add_marker(no_data)
-        if "slow" in item.keywords and not config.getoption("--slow"):
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(not_slow)
 
 

@@ -120,6 +120,8 @@ def test_missing_path_is_refused(tmp_path: Path) -> None:
         load_images(tmp_path / "nowhere")
     with pytest.raises(InputError, match="does not exist"):
         load_images(tmp_path / "nowhere.npy")
+    with pytest.raises(InputError, match="does not exist"):
+        load_images("nul\0.png")
 
 
 def test_name_of_a_data_set_as_path_is_pointed_out() -> None:

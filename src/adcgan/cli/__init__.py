@@ -13,12 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from adcgan import __version__
-from adcgan.cli.data import app as data_app
-from adcgan.cli.demo import demo
-from adcgan.cli.evaluate import evaluate
-from adcgan.cli.fit import fit
-from adcgan.cli.information import detectors, report
-from adcgan.cli.score import score
+from adcgan.cli import data, demo, evaluate, fit, information, score
 from adcgan.cli.terminal import one_line_warnings, say
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
@@ -63,6 +58,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -77,21 +73,21 @@ def _root(
     del version  # its callback has done the work
 
 
-app.command(epilog="Example: adcgan demo --out adcgan-demo")(demo)
+app.command(epilog="Example: adcgan demo --out adcgan-demo")(demo.demo)
 app.command(
     epilog="Examples: adcgan fit photos/normal --out models/m1\n\n"
     "adcgan fit mnist --normal 4 --out models/four --set width=0.25 --resume"
-)(fit)
+)(fit.fit)
 app.command(
     epilog="Example: adcgan score models/m1 photos/new --out scores.csv --heatmaps heatmaps"
-)(score)
+)(score.score)
 app.command(
     epilog="Examples: adcgan evaluate models/m1 photos/test --out results/m1\n\n"
     "adcgan evaluate models/four mnist --normal 4 --out results/four"
-)(evaluate)
-app.command(epilog="Example: adcgan report models/m1")(report)
-app.add_typer(data_app, name="data")
-app.command(epilog="Example: adcgan detectors")(detectors)
+)(evaluate.evaluate)
+app.command(epilog="Example: adcgan report models/m1")(information.report)
+app.add_typer(data.app, name="data")
+app.command(epilog="Example: adcgan detectors")(information.detectors)
 
 
 def main() -> None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from adcgan.data import ImageSet
     from adcgan.detectors import Detector
 
@@ -28,6 +29,8 @@ def training_images(
     strict: bool,
 ) -> ImageSet:
     """Return the images to learn from; what could not be read stays listed in `skipped`."""
+    import numpy as np
+
     from adcgan.benchmark import anomaly_labels
     from adcgan.data import DATASETS, load_named
 
@@ -75,6 +78,8 @@ def labelled_images(
     detector: Detector, data: str, *, normal: str | None, anomalous: str | None, strict: bool
 ) -> ImageSet:
     """Return images with labels 0 (normal) and 1 (anomalous)."""
+    import numpy as np
+
     from adcgan.benchmark import anomaly_labels
 
     images = images_to_score(detector, data, strict=strict)
@@ -86,11 +91,19 @@ def labelled_images(
     if not chosen and images.class_names is None and set(np.unique(images.labels)) <= {0, 1}:
         return images
     labels = anomaly_labels(images.labels, images.class_names, normal=normal, anomalous=anomalous)
-    return replace(images, labels=labels, class_names=["normal", "anomalous"])
+    which = f"{normal} normal" if normal is not None else f"{anomalous} anomalous"
+    return replace(
+        images,
+        labels=labels,
+        class_names=["normal", "anomalous"],
+        source=f"{images.source}, {which}",
+    )
 
 
-def _labels_of_folders(images: ImageSet, data: str) -> Any:
+def _labels_of_folders(images: ImageSet, data: str) -> NDArray[np.int64]:
     """Return labels by the first folder in each image's name."""
+    import numpy as np
+
     folders = [name.split("/")[0] if "/" in name else "" for name in images.names]
     found = set(folders)
     if found != {NORMAL_FOLDER, ANOMALOUS_FOLDER}:

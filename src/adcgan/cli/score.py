@@ -55,11 +55,11 @@ def score(
     images = images_to_score(detector, data, strict=strict)
     assessment = detector.assess(images)
     decided = _decided(assessment, threshold)
-    make_folder(out.parent)
-    write_scores(out, assessment, decided)
     if heatmaps is not None:
         hottest = write_heatmaps(heatmaps, detector, images, assessment.scores[images.positions])
         say(f"heatmaps in {heatmaps}; the top colour is an anomaly value of {hottest:.4g} or more")
+    make_folder(out.parent)
+    write_scores(out, assessment, decided)
     result = _result(assessment, decided) | {"threshold": threshold, "fpr": in_force}
     if json:
         print_json(result | {"scores": str(out)})
@@ -79,7 +79,7 @@ def _threshold(detector: Detector, fpr: float | None) -> tuple[float, float | No
         say(
             f"warning: a budget of {percent(fpr, 4)} takes {images_needed(fpr):,} held-out normal "
             f"images; the model has {detector.n_calibration_:,}, so the budget in force is "
-            f"{percent(threshold.fpr_in_force, 4)}"
+            f"{percent(threshold.fpr_in_force, 2)}"
         )
     return threshold.value, threshold.fpr_in_force
 

@@ -77,6 +77,8 @@ def show_plan(detector: Detector, images: ImageSet, name: str) -> None:
     from adcgan.report.wording import counted, duration
     from adcgan.training import resolve_device
 
+    # First of all, since it checks the parameters.
+    cost = detector.fit_cost(images)
     held_out = len(
         split_held_out(len(images), detector.validation_fraction, detector.random_state).held_out
     )
@@ -90,7 +92,6 @@ def show_plan(detector: Detector, images: ImageSet, name: str) -> None:
         f"{len(images.skipped):,} skipped" + (" (see skipped.csv)" if images.skipped else "")
     )
     say(f"detector   {name} on {device}")
-    cost = detector.fit_cost(images)
     if cost is None:
         return
     say(f"training   {counted(cost.steps, 'step')}, about {duration(cost.seconds)}")

@@ -81,11 +81,10 @@ def load_images(
     target = Target(DEFAULT_SIZE if image_size is None else int(image_size), resize, channels)
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
-        if path.suffix.lower() not in {".npy", ".npz"} or not path.is_file():
-            found = _load_files(path, target, cache=cache, progress=progress)
+        if path.suffix.lower() in {".npy", ".npz"} and os.path.isfile(path):
+            found = _fit(_load_array_file(path), image_size, resize, channels, progress)
         else:
-            found = _load_array_file(path)
-            found = _fit(found, image_size, resize, channels, progress)
+            found = _load_files(path, target, cache=cache, progress=progress)
     elif isinstance(data, ImageSet):
         found = _fit(data, image_size, resize, channels, progress)
     elif isinstance(data, (list, tuple)):
@@ -97,14 +96,11 @@ def load_images(
 
 def _load_files(path: Path, target: Target, *, cache: bool, progress: Progress | None) -> ImageSet:
     """Load a folder or one image file."""
-    try:
-        is_folder, exists = path.is_dir(), os.path.lexists(path)
-    except (OSError, ValueError):
-        is_folder = exists = False
-    if not exists:
+    # os.path, unlike Path, takes a path that cannot be looked at for one that is not there.
+    if not os.path.lexists(path):
         hint = " To load the data set of that name use load_named." if str(path) in DATASETS else ""
-        raise InputError(f"The path {str(path)!r} does not exist.{hint}")
-    files = list_files(path) if is_folder else [FoundFile(path.name, str(path))]
+        raise InputError(f"The path {str(path)!r} does not exist or cannot be reached.{hint}")
+    files = list_files(path) if os.path.isdir(path) else [FoundFile(path.name, str(path))]
     if not files:
         raise InputError(f"The folder {str(path)!r} must hold images. It holds no file.")
     decoded = decode_files(files, target, cache=cache, progress=progress)

@@ -40,33 +40,22 @@ from adcgan.scoring import (
     standardise,
     variants,
 )
-from adcgan.training import Check, Optimizers, Phase, Recipe
+from adcgan.training import (
+    COLLAPSE,
+    SATURATED_CRITIC,
+    STALLED_AUTOENCODER,
+    Optimizers,
+    Phase,
+    Recipe,
+    diversity_figures,
+    reconstruction_figures,
+)
 from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CHECKS = (
-    Check(
-        "collapse",
-        "diversity",
-        "The generator makes nearly the same image from every latent.",
-        least=0.1,
-    ),
-    Check(
-        "saturated critic",
-        "critic/adversarial",
-        "The critic tells every real image from every generated one; "
-        "the generator learns little from it.",
-        least=0.01,
-    ),
-    Check(
-        "stalled autoencoder",
-        "reconstruction_ratio",
-        "Held-out normal images are reconstructed no better than by their mean image.",
-        most=1.0,
-    ),
-)
+CHECKS = (COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER)
 
 
 class ADCGAN(Detector):
@@ -418,17 +407,7 @@ class _Steps:
         self.update("latent_critic", {"adversarial": loss})
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures on held-out images: their reconstruction, and the generator's diversity.
-
-        "diversity" is the spread of generated pixels over that of real ones; near 0 the generator
-        makes one image. "reconstruction_ratio" is the mean squared error over the variance that
-        the mean image leaves.
-        """
-        error = reconstruction_loss(x, self.generator(self.encoder(x)))
+        """Return figures on held-out images: their reconstruction, and the generator's diversity."""
         made = self.generator(self._noise(x, rng))
-        spread = x.var(0, unbiased=False).mean().clamp(min=1e-8)
-        return {
-            "held_out_reconstruction": error,
-            "reconstruction_ratio": error / spread,
-            "diversity": (made.var(0, unbiased=False).mean() / spread).sqrt(),
-        }
+        reconstructed = self.generator(self.encoder(x))
+        return reconstruction_figures(x, reconstructed) | diversity_figures(x, made)

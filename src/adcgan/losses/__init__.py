@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from adcgan.losses.adversarial import (
+    logistic_critic_loss,
+    logistic_generator_loss,
     relativistic_critic_loss,
     relativistic_generator_loss,
     wasserstein_gradient_penalty,
@@ -25,6 +27,8 @@ __all__ = [
     "latent_encoder_loss",
     "latent_scoring_inputs",
     "latent_training_inputs",
+    "logistic_critic_loss",
+    "logistic_generator_loss",
     "reconstruction_loss",
     "relativistic_critic_loss",
     "relativistic_generator_loss",

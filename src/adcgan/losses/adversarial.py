@@ -1,4 +1,8 @@
-"""Adversarial losses: the paper's relativistic pair (Eq. 6), and WGAN-GP's penalty for ADGAN."""
+"""Adversarial losses.
+
+The paper's relativistic pair (Eq. 6), and for the systems it is compared with the logistic pair of
+the first GANs and WGAN-GP's penalty.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +50,43 @@ def relativistic_generator_loss(real_logits: Tensor, fake_logits: Tensor) -> Ten
         At least 0; log 2 where the critic cannot tell the two apart.
     """
     return relativistic_critic_loss(fake_logits, real_logits)
+
+
+def logistic_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Loss of a critic by binary cross-entropy (Goodfellow et al. 2014, Eq. 1).
+
+    −E[log σ(C(real))] − E[log(1 − σ(C(fake)))], to be minimised.
+
+    Parameters
+    ----------
+    real_logits, fake_logits : Tensor of any shape
+        The critic's raw outputs, before the sigmoid.
+
+    Returns
+    -------
+    Tensor of shape ()
+        At least 0; 2 log 2 where the critic cannot tell the two apart.
+    """
+    real, fake = at_least_float32(real_logits), at_least_float32(fake_logits)
+    return functional.softplus(-real).mean() + functional.softplus(fake).mean()
+
+
+def logistic_generator_loss(fake_logits: Tensor) -> Tensor:
+    """Non-saturating loss of a generator (Goodfellow et al. 2014, section 3).
+
+    −E[log σ(C(fake))], to be minimised.
+
+    Parameters
+    ----------
+    fake_logits : Tensor of any shape
+        The critic's raw outputs, before the sigmoid.
+
+    Returns
+    -------
+    Tensor of shape ()
+        At least 0; log 2 where the critic cannot tell fake from real.
+    """
+    return functional.softplus(-at_least_float32(fake_logits)).mean()
 
 
 def wasserstein_gradient_penalty(

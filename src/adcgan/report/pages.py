@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adcgan.report import sections
 from adcgan.report.page import Page, Tile
-from adcgan.report.wording import counted, duration, percent, printable
+from adcgan.report.wording import counted, percent, printable
 
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
@@ -94,11 +94,7 @@ def model_page(
         sections.calibration(detector),
         sections.configuration(
             {"Settings": detector.get_params()}
-            | {
-                name.capitalize(): run[name]
-                for name in ("versions", "hardware")
-                if isinstance(run.get(name), Mapping)
-            }
+            | {name.capitalize(): run[name] for name in ("versions", "hardware") if name in run}
         ),
     ]
     tiles = [
@@ -158,15 +154,17 @@ def _trained(
     """Return what was trained on what, by the name of the fact."""
     channels, height, width = detector.image_shape_
     colour = {1: "grey", 3: "colour"}[channels]
+    source = f" of {run['settings']['data']['source']}" if run else ""
     rows = {
         "Detector": detector_name,
-        "Trained on": counted(detector.n_train_, "normal image"),
+        "Trained on": counted(detector.n_train_, "normal image") + source,
         "Held out": f"{counted(detector.n_calibration_, 'normal image')}, for the threshold",
         "Images": f"{height}×{width} pixels, {colour}",
     }
     steps = [row["step"] for row in detector.history_ if "step" in row]
     if steps:
-        rows["Steps"] = f"{max(steps):,}"
-    if run and isinstance(run.get("seconds"), (int, float)):
-        rows["Time"] = duration(run["seconds"])
+        rows["Steps"] = f"{max(steps) + 1:,}"
+    if run:
+        hardware = run["hardware"]
+        rows["Trained on device"] = f"{hardware['device']} ({hardware['name']})"
     return rows

@@ -24,7 +24,7 @@ _OPACITY = 0.8
 
 
 def svg(
-    draw: Callable[[Axes], Axes], description: str, size: tuple[float, float] = (4.6, 3.4)
+    draw: Callable[[Axes], Axes], description: str, size: tuple[float, float] = (4.1, 3.1)
 ) -> str:
     """Draw one plot as an inline SVG element that follows the page's colours and font.
 
@@ -46,8 +46,9 @@ def svg(
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0)
     buffer = io.StringIO()
-    # Text stays text, and ids come from the content, so that a page can be compared with another.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "adcgan"}):
+    # Text stays text. Ids come from the content and the description: the same each time, and of
+    # no other plot on the page.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         draw(figure.add_subplot())
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=metadata)

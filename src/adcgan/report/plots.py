@@ -135,8 +135,7 @@ def score_histogram(
     if threshold is not None:
         axes.axvline(threshold, color=INK, linewidth=1.5, linestyle=(0, (5, 3)), label="threshold")
     axes.set(xlabel="score (higher is more anomalous)", ylabel="share of the images")
-    axes.legend(loc="upper right", frameon=False, labelcolor=INK)
-    return _dressed(axes)
+    return _dressed(_legend_above(axes))
 
 
 def training_curves(
@@ -179,7 +178,7 @@ def training_curves(
     axes.set(xlabel="step")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     if len(curves) > 1:
-        axes.legend(loc="upper right", frameon=False, labelcolor=INK)
+        _legend_above(axes)
     return _dressed(axes)
 
 
@@ -243,6 +242,21 @@ def _unit_square(axes: Axes, legend: Literal["lower left", "lower right"]) -> Ax
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
     axes.legend(loc=legend, frameon=False, labelcolor=INK)
     return _dressed(axes)
+
+
+def _legend_above(axes: Axes) -> Axes:
+    """Put the legend where it cannot cover the data."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        borderaxespad=0.2,
+        columnspacing=1.2,
+        handlelength=1.5,
+    )
+    return axes
 
 
 def _dressed(axes: Axes) -> Axes:

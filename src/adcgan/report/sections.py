@@ -130,25 +130,26 @@ def training(detector: Detector) -> Section | None:
     if not names and not warnings:
         return None
     thin = rows[:: math.ceil(len(rows) / _MANY_POINTS)] if rows else []
-    steps = np.array([row["step"] for row in thin], dtype=np.float64)
-    marks = _phase_starts(rows)
+    phases = _phase_starts(rows)
     drawn = []
     for name in names:
-        series = np.array([row.get(name, np.nan) for row in thin], dtype=np.float64)
-        drawn.append(_training_plot(name, steps, series, marks))
+        points = [(row["step"], row[name]) for row in thin if name in row]
+        drawn.append(_training_plot(name, np.array(points, dtype=np.float64), phases))
     return Section("training", "Training", {"plots": _plots(drawn), "warnings": warnings})
 
 
 def _training_plot(
-    name: str, steps: NDArray[np.float64], series: NDArray[np.float64], marks: dict[str, float]
+    name: str, points: NDArray[np.float64], phases: dict[str, float]
 ) -> tuple[str, str, str]:
-    """Return title, note and picture of one training curve."""
-    title = name.replace("_", " ")
-    last = value(float(series[np.isfinite(series)][-1]))
+    """Return title, note and picture of one training curve through points (n, 2)."""
+    title = name.replace("_", " ").replace("/", ": ")
+    steps, series = points.T
+    # A phase that a loss begins with needs no mark of its own.
+    marks = {phase: step for phase, step in phases.items() if step > steps[0]}
     picture = svg(
         lambda axes: plots.training_curves(axes, steps, {title: series}, marks),
-        f"{title} over the training steps; the last value is {last}.",
-        size=(3.4, 2.2),
+        f"{title} over the training steps; the last value is {value(float(series[-1]))}.",
+        size=(3.2, 2.1),
     )
     return title, "", picture
 

@@ -1,12 +1,23 @@
 """Training: one step-based loop, guarded updates, checkpoints, the run's record, health."""
 
 from adcgan.training.device import make_accelerator, resolve_device
-from adcgan.training.health import Check, HealthWatch
+from adcgan.training.health import (
+    COLLAPSE,
+    SATURATED_CRITIC,
+    STALLED_AUTOENCODER,
+    Check,
+    HealthWatch,
+    diversity_figures,
+    reconstruction_figures,
+)
 from adcgan.training.loop import Phase, Recipe, Session, train
 from adcgan.training.optimizers import Optimizers
 from adcgan.training.runlog import RunLog, hardware, versions
 
 __all__ = [
+    "COLLAPSE",
+    "SATURATED_CRITIC",
+    "STALLED_AUTOENCODER",
     "Check",
     "HealthWatch",
     "Optimizers",
@@ -14,8 +25,10 @@ __all__ = [
     "Recipe",
     "RunLog",
     "Session",
+    "diversity_figures",
     "hardware",
     "make_accelerator",
+    "reconstruction_figures",
     "resolve_device",
     "train",
     "versions",

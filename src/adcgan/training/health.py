@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Check:
@@ -60,3 +62,47 @@ class HealthWatch:
                     }
                 )
         return warnings
+
+
+COLLAPSE = Check(
+    "collapse",
+    "diversity",
+    "The generator makes nearly the same image from every latent.",
+    least=0.1,
+)
+SATURATED_CRITIC = Check(
+    "saturated critic",
+    "critic/adversarial",
+    "The critic tells every real image from every generated one; "
+    "the generator learns little from it.",
+    least=0.01,
+)
+STALLED_AUTOENCODER = Check(
+    "stalled autoencoder",
+    "reconstruction_ratio",
+    "Held-out normal images are reconstructed no better than by their mean image.",
+    most=1.0,
+)
+
+
+def diversity_figures(x: Tensor, made: Tensor) -> dict[str, Tensor]:
+    """Return "diversity": the spread of generated pixels over that of real ones.
+
+    Near 0 the generator makes one image. `x` and `made` (B, C, H, W) share one scale.
+    """
+    return {"diversity": (made.var(0, unbiased=False).mean() / _spread(x)).sqrt()}
+
+
+def reconstruction_figures(x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+    """Return figures of reconstructions `x_hat` of images `x` (B, C, H, W), on one scale.
+
+    "held_out_reconstruction" is the mean squared error, "reconstruction_ratio" the same over the
+    variance that the mean image leaves.
+    """
+    error = (x - x_hat).float().square().mean()
+    return {"held_out_reconstruction": error, "reconstruction_ratio": error / _spread(x)}
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Return the pixels' variance over images, averaged over pixels."""
+    return x.var(0, unbiased=False).mean().clamp(min=1e-8)

@@ -60,6 +60,8 @@ class Recipe:
         Figures that are computed on held-out normal images whenever losses are logged.
     checks : sequence of Check
         The health watch over losses and figures.
+    finish : callable or None
+        What is left to do once all steps are done, such as taking over averaged weights.
     """
 
     networks: nn.ModuleDict
@@ -68,6 +70,7 @@ class Recipe:
     batch_size: int
     probe: Probe | None = None
     checks: Sequence[Check] = ()
+    finish: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Sess
                     loop.run_step(step, phase, last=step == total - 1)
     finally:
         session.progress.finish()
+    if recipe.finish is not None:
+        recipe.finish()
 
 
 def _steps_of(phases: Sequence[Phase]) -> Iterator[tuple[int, Phase]]:

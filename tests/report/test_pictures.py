@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import io
+import re
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from adcgan.report import pictures, plots
+
+
+def drawn():
+    return pictures.svg(
+        lambda axes: plots.roc_curve(axes, [0, 0.5, 1], [0, 0.9, 1]), 'ROC "curve" of <a> & b'
+    )
+
+
+def test_svg_is_one_element_with_its_description():
+    element = ElementTree.fromstring(drawn())
+    assert element.tag.endswith("svg")
+    assert element.attrib["role"] == "img"
+    assert element.attrib["aria-label"] == 'ROC "curve" of <a> & b'
+    assert "viewBox" in element.attrib
+    assert "width" not in element.attrib
+
+
+def test_svg_takes_colours_and_font_from_the_page():
+    text = drawn()
+    assert "var(--normal)" in text
+    assert "var(--ink)" in text
+    assert not any(colour in text for colour in plots.COLOURS)
+    assert "font-family" not in text
+    assert "<style" not in text
+    assert "normal images flagged" in text
+
+
+def test_svg_is_the_same_each_time_and_repeats_no_id():
+    assert drawn() == drawn()
+    ids = re.findall(r' id="([^"]+)"', drawn())
+    assert len(ids) == len(set(ids))
+    assert all(f"#{name}" in drawn() for name in ids)
+
+
+def test_svg_leaves_matplotlibs_settings_alone():
+    before = dict(matplotlib.rcParams)
+    drawn()
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3)])
+def test_png_keeps_every_pixel(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    again = np.asarray(Image.open(io.BytesIO(pictures.png(image))))
+    assert np.array_equal(again.reshape(shape), image)
+
+
+def test_to_uint8_rounds_and_clips():
+    assert pictures.to_uint8(np.array([-1, 0, 0.5, 1, 2])).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_overlay_leaves_a_cold_image_grey_and_colours_the_hot_part():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    heat = np.array([[0, 0], [0, 2]], np.float32)
+    picture = pictures.overlay(image, heat, hottest=2.0)
+    assert picture.shape == (2, 2, 3)
+    assert (picture[0] == 100).all()
+    red, green, blue = picture[1, 1].astype(int)
+    assert red > 200
+    assert green > 200
+    assert blue < 180
+
+
+def test_overlay_clips_what_is_hotter_than_the_scale():
+    image = np.zeros((1, 1, 1), np.uint8)
+    top, beyond = (
+        pictures.overlay(image, np.full((1, 1), heat, np.float32), 1.0) for heat in (1, 9)
+    )
+    assert np.array_equal(top, beyond)
+
+
+def test_enlarged_repeats_pixels_until_the_shorter_side_is_long_enough():
+    image = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    large = pictures.enlarged(image, 5)
+    assert large.shape == (6, 9)
+    assert np.array_equal(large[::3, ::3], image)
+    assert pictures.enlarged(image, 2).shape == (2, 3)
