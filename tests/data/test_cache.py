@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,17 +197,17 @@ def test_files_that_change_while_they_are_decoded_are_not_kept(
     assert list(entries.iterdir()) == []
 
 
-def _load_in_process(photos: Path, start: float) -> int:
-    time.sleep(max(0.0, start - time.time()))
-    return int(load(photos).images.sum())
-
-
 def test_processes_may_build_the_same_entry_at_once(entries: Path, photos: Path) -> None:
     expected = int(load_images(photos, image_size=16).images.sum())
-    start = time.time() + 1.0
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        sums = pool.starmap(_load_in_process, [(photos, start)] * 4)
-    assert sums == [expected] * 4
+    script = (
+        "import sys, time; from adcgan import load_images; "
+        "time.sleep(max(0, float(sys.argv[2]) - time.time())); "
+        "print(load_images(sys.argv[1], image_size=16, cache=True).images.sum())"
+    )
+    command = [sys.executable, "-c", script, str(photos), str(time.time() + 2)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    sums = [int(process.communicate(timeout=60)[0]) for process in running]
+    assert sums == [expected] * 3
     assert sorted(path.suffix for path in entries.iterdir()) == [".json", ".pixels"]
 
 

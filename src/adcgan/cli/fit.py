@@ -68,6 +68,7 @@ def fit(
     if anomalous is not None:
         chosen = _ALL_VS_ONE.get(detector, {}) | chosen
     untrained = kind(**chosen)
+    untrained.check_parameters()
     check_output_folder(out, resume=resume)
     images = training_images(
         data,

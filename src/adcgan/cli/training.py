@@ -77,7 +77,6 @@ def show_plan(detector: Detector, images: ImageSet, name: str) -> None:
     from adcgan.report.wording import counted, duration
     from adcgan.training import resolve_device
 
-    # First of all, since it checks the parameters.
     cost = detector.fit_cost(images)
     held_out = len(
         split_held_out(len(images), detector.validation_fraction, detector.random_state).held_out

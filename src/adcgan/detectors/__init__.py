@@ -8,14 +8,50 @@ from adcgan.detectors import storage
 from adcgan.detectors.adcgan import ADCGAN
 from adcgan.detectors.assessment import Assessment
 from adcgan.detectors.base import Detector
+from adcgan.detectors.baselines import (
+    ADGAN,
+    AEGAN,
+    ALAD,
+    EGBAD,
+    AnoGAN,
+    PixelIsolationForest,
+    PixelKNN,
+    PixelPCA,
+    RobustAutoencoder,
+)
 from adcgan.errors import InputError
 from adcgan.training.cost import FitCost
 
 DETECTORS: dict[str, type[Detector]] = {
     "adcgan": ADCGAN,
+    "alad": ALAD,
+    "adgan": ADGAN,
+    "aegan": AEGAN,
+    "anogan": AnoGAN,
+    "egbad": EGBAD,
+    "rda": RobustAutoencoder,
+    "pixel-pca": PixelPCA,
+    "pixel-knn": PixelKNN,
+    "pixel-iforest": PixelIsolationForest,
 }
 
-__all__ = ["ADCGAN", "DETECTORS", "Assessment", "Detector", "FitCost", "load"]
+__all__ = [
+    "ADCGAN",
+    "ADGAN",
+    "AEGAN",
+    "ALAD",
+    "DETECTORS",
+    "EGBAD",
+    "AnoGAN",
+    "Assessment",
+    "Detector",
+    "FitCost",
+    "PixelIsolationForest",
+    "PixelKNN",
+    "PixelPCA",
+    "RobustAutoencoder",
+    "load",
+]
 
 
 def load(path: str | Path, device: str = "auto") -> Detector:
@@ -29,5 +65,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     stored = storage.read(Path(path))
     for detector in DETECTORS.values():
         if detector.__name__ == stored.config["detector"]:
-            return detector._from_stored(stored, device)
+            loaded = detector(**{**stored.config["parameters"], "device": device})
+            loaded._restore(stored)
+            return loaded
     raise InputError(f"{path} holds a detector this version lacks: {stored.config['detector']!r}.")

@@ -407,7 +407,7 @@ class _Steps:
         self.update("latent_critic", {"adversarial": loss})
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures on held-out images: their reconstruction, and the generator's diversity."""
+        """Return figures on held-out images: reconstruction, and the generator's diversity."""
         made = self.generator(self._noise(x, rng))
         reconstructed = self.generator(self.encoder(x))
         return reconstruction_figures(x, reconstructed) | diversity_figures(x, made)

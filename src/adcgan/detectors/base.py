@@ -204,7 +204,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         DivergedError
             A loss was not finite.
         """
-        self._check_parameters()
+        self.check_parameters()
         if resume and run_dir is None:
             raise InputError("The 'resume' parameter needs 'run_dir', the run to go on with.")
         folder = None if run_dir is None else Path(run_dir)
@@ -213,7 +213,11 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         accelerator = self._accelerator(folder, trackers)
         log = RunLog(folder)
         if accelerator.is_main_process:
-            log.start(self._settings(images), accelerator.device)
+            log.start(self._settings(images), images.source, accelerator.device)
+        if resume and folder is not None and storage.is_finished(folder):
+            self._restore(storage.read(folder))
+            self._training_images = images
+            return self
         session = Session(
             accelerator=accelerator,
             log=log,
@@ -228,12 +232,12 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         split = split_held_out(len(images), self.validation_fraction, self.random_state)
         self.image_shape_ = images.shape
         self.resized_ = images.resized
+        self.__dict__.pop("_decision_scores", None)
         self._build_seeded(images.shape)
         self._learn(images.images, split, session)
         self.n_train_, self.n_calibration_ = len(split.train), len(split.held_out)
         self.history_ = log.rows
         self._training_images = images
-        self.__dict__.pop("_decision_scores", None)
         self._calibrate(images.images, split)
         accelerator.end_training()
         if folder is not None and accelerator.is_main_process:
@@ -241,7 +245,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         return self
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """Raise `InputError` for the first constructor parameter that is not as documented."""
         check(type(self).__name__, self.get_params(), COMMON_RULES | self.rules)
 
     def _check_enough(self, images: ImageSet) -> None:
@@ -254,7 +259,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
     def _settings(self, images: ImageSet) -> dict[str, Any]:
         """Return what must not change when a run is resumed."""
         settings = {key: value for key, value in self.get_params().items() if key != "device"}
-        data = {"source": images.source, "n": len(images), "shape": list(images.shape)}
+        data = {"images": len(images), "shape": list(images.shape)}
         return {"detector": type(self).__name__, "parameters": settings, "data": data}
 
     def _build_seeded(self, shape: Shape) -> None:
@@ -450,17 +455,23 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
     ) -> Components:
         """Return the components of uint8 images (n, C, H, W), at `index` if given."""
         parts: list[dict[str, NDArray[np.float64]]] = []
-        for x in self._batches(images, index):
-            with torch.inference_mode():
-                batch = self._component_batch(x)
-            parts.append({k: v.double().cpu().numpy() for k, v in batch.items()})
+        progress = terminal_progress()
+        progress.start("Scoring", len(images) if index is None else len(index))
+        try:
+            for x in self._batches(images, index):
+                with torch.no_grad():  # not inference mode: some systems search by gradients
+                    batch = self._component_batch(x)
+                parts.append({k: v.double().cpu().numpy() for k, v in batch.items()})
+                progress.advance(len(x))
+        finally:
+            progress.finish()
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def _batched(
         self, X: Images, function: Callable[[Tensor], Tensor]
     ) -> Iterator[NDArray[np.float32]]:
         for x in self._batches(self._load_for_scoring(X).images):
-            with torch.inference_mode():
+            with torch.no_grad():
                 yield function(x).float().cpu().numpy()
 
     # -- cost, saving --------------------------------------------------------------------------
@@ -470,7 +481,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
         None for systems that train no networks.
         """
-        self._check_parameters()
+        self.check_parameters()
         if type(self)._recipe is Detector._recipe:
             return None
         accelerator = self._accelerator(None, ())
@@ -499,22 +510,19 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         }
         storage.write(Path(path), self, config, calibration, self._state())
 
-    @classmethod
-    def _from_stored(cls, stored: storage.Stored, device: str) -> Self:
-        """Return the detector that `save` stored, on `device`."""
-        detector = cls(**{**stored.config["parameters"], "device": device})
+    def _restore(self, stored: storage.Stored) -> None:
+        """Take over what `save` stored."""
         channels, height, width = stored.config["image_shape"]
-        detector.image_shape_ = (channels, height, width)
-        detector.resized_ = stored.config["resized"]
-        detector.n_train_ = stored.config["n_train"]
-        detector.n_calibration_ = stored.config["n_calibration"]
-        detector.calibration_scores_ = np.asarray(stored.calibration["scores"], dtype=np.float64)
-        detector.threshold_ = stored.calibration["threshold"]
-        detector.fpr_ = stored.calibration["fpr_in_force"]
-        detector.history_ = stored.history
-        detector._build_seeded(detector.image_shape_)
-        detector._set_state(stored.state)
-        return detector
+        self.image_shape_ = (channels, height, width)
+        self.resized_ = stored.config["resized"]
+        self.n_train_ = stored.config["n_train"]
+        self.n_calibration_ = stored.config["n_calibration"]
+        self.calibration_scores_ = np.asarray(stored.calibration["scores"], dtype=np.float64)
+        self.threshold_ = stored.calibration["threshold"]
+        self.fpr_ = stored.calibration["fpr_in_force"]
+        self.history_ = stored.history
+        self._build_seeded(self.image_shape_)
+        self._set_state(stored.state)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -67,6 +67,11 @@ def write(
     write_json(folder / MANIFEST, {"sha256": {name: _hash(folder / name) for name in names}})
 
 
+def is_finished(folder: Path) -> bool:
+    """Say whether `folder` holds a model that was written to its end."""
+    return (folder / MANIFEST).is_file()
+
+
 def read(folder: Path) -> Stored:
     """Read a model folder whose files are all as they were written.
 
@@ -76,7 +81,7 @@ def read(folder: Path) -> Stored:
         It is no model folder, a file is missing or changed (the message names it), or the format
         is of a later version.
     """
-    if not (folder / MANIFEST).is_file():
+    if not is_finished(folder):
         raise InputError(
             f"{folder} is not a finished model folder: it has no {MANIFEST}."
             if folder.is_dir()

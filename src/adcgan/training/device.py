@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PRECISIONS = ("auto", "float32", "bf16")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -67,26 +68,45 @@ def make_accelerator(
             f"The 'precision' parameter must be one of {', '.join(PRECISIONS)}. "
             f"Got {precision!r} instead."
         )
-    if trackers and folder is None:
-        raise InputError("The 'trackers' parameter needs 'run_dir', where the trackers write.")
+    _check_trackers(trackers, folder)
     bf16 = precision == "bf16" or (
         precision == "auto" and target.type == "cuda" and torch.cuda.is_bf16_supported()
     )
     if not torch.distributed.is_initialized():
         # Accelerate keeps one global state, and refuses a second run on another device without it.
         AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        accelerator = Accelerator(
-            mixed_precision="bf16" if bf16 else "no",
-            cpu=target.type == "cpu",
-            log_with=list(trackers) or None,
-            project_config=ProjectConfiguration(project_dir=folder and str(folder)),
-        )
-    except ValueError as error:
-        raise MissingExtraError(f"The 'trackers' parameter: {error}") from error
+    accelerator = Accelerator(
+        mixed_precision="bf16" if bf16 else "no",
+        cpu=target.type == "cpu",
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(project_dir=folder and str(folder)),
+    )
     if accelerator.num_processes == 1 and target.index is not None:
         accelerator.state.device = target
     return accelerator
+
+
+def available_trackers() -> list[str]:
+    """Return the names of the experiment trackers that are installed."""
+    from accelerate.tracking import get_available_trackers
+
+    return [str(tracker.value) for tracker in get_available_trackers()]
+
+
+def _check_trackers(trackers: Sequence[str], folder: Path | None) -> None:
+    """Refuse trackers that are unknown, not installed, or have nowhere to write."""
+    for tracker in trackers:
+        if tracker not in TRACKERS:
+            raise InputError(
+                f"The 'trackers' parameter must name some of {', '.join(TRACKERS)}. "
+                f"Got {tracker!r} instead."
+            )
+        if tracker not in available_trackers():
+            raise MissingExtraError(
+                f"The tracker {tracker!r} is not installed: pip install {tracker}"
+            )
+    if trackers and folder is None:
+        raise InputError("The 'trackers' parameter needs 'run_dir', where the trackers write.")
 
 
 @contextmanager

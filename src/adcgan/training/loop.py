@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -172,8 +173,8 @@ class _Loop:
         self.rng = torch.Generator(device=device)
         self.order = torch.empty(0)
         self.epoch = -1
-        self.sums: dict[str, Tensor] = {}
-        self.counted = 0
+        self.sums: dict[str, tuple[Tensor | float, int]] = {}
+        self.since = time.perf_counter()
 
     def restore(self) -> int:
         """Load the checkpoint if there is one to resume; return the number of steps done."""
@@ -220,14 +221,14 @@ class _Loop:
     def _accumulate(self) -> None:
         """Add this step's losses to the sums that are logged as means."""
         for key, value in self.recipe.optimizers.losses.items():
-            self.sums[key] = self.sums[key] + value if key in self.sums else value
+            total, count = self.sums.get(key, (0.0, 0))
+            self.sums[key] = (total + value, count + 1)
         self.recipe.optimizers.losses = {}
-        self.counted += 1
 
     def _log(self, step: int, phase: Phase) -> None:
         """Write the means since the last log, the probe's figures, and any warning."""
-        figures = {key: float(value) / self.counted for key, value in self.sums.items()}
-        self.sums, self.counted = {}, 0
+        figures = {key: float(total) / count for key, (total, count) in self.sums.items()}
+        self.sums = {}
         if self.recipe.probe is not None:
             self.rng.manual_seed(self.session.seed)
             self.recipe.networks.eval()
@@ -237,7 +238,10 @@ class _Loop:
             figures |= {key: float(value) for key, value in probed.items()}
         if not self.accelerator.is_main_process:
             return
-        self.session.log.append({"step": step, "phase": phase.name, **figures})
+        now = time.perf_counter()
+        row = {"step": step, "phase": phase.name, "seconds": now - self.since, **figures}
+        self.since = now
+        self.session.log.append(row)
         for row in self.watch.observe(step, figures):
             self.session.log.append(row)
         self.accelerator.log(figures, step=step)

@@ -51,8 +51,17 @@ class RunLog:
         self.folder = folder
         self.rows: list[Row] = []
 
-    def start(self, settings: Mapping[str, Any], device: torch.device) -> None:
+    def start(self, settings: Mapping[str, Any], source: str, device: torch.device) -> None:
         """Write ``run.json``, or check that the one there has the same settings.
+
+        Parameters
+        ----------
+        settings : mapping
+            What must not change when the run is resumed, as JSON values.
+        source : str
+            What a person would call the data.
+        device : torch.device
+            Where the run is computed.
 
         Raises
         ------
@@ -76,9 +85,8 @@ class RunLog:
                     + ". Resume it with the same settings, or choose another folder."
                 )
             return
-        write_json(
-            path, {"settings": settings, "versions": versions(), "hardware": hardware(device)}
-        )
+        record = {"settings": settings, "source": source}
+        write_json(path, {**record, "versions": versions(), "hardware": hardware(device)})
 
     def rewind(self, step: int) -> None:
         """Take up the rows before `step` from the folder and drop the later ones."""

@@ -1,0 +1,268 @@
+"""What the authors' released evaluation measures, and how much of it is a leak of labels.
+
+In the release L_FL (Eq. 5) draws a fresh z for each normal test image, while all anomalous images
+share the one z that was left over from the last normal image. L_FL is then distributed
+differently in the two groups for a reason that has nothing to do with the images. Figures made
+this way are for comparison with the paper alone; they say nothing about a detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adcgan.benchmark.metrics import auroc
+from adcgan.data import ImageSet
+from adcgan.detectors import ADCGAN, Detector
+from adcgan.errors import InputError
+from adcgan.progress import Progress, terminal_progress
+from adcgan.scoring import discrimination_loss, encoded_loss, normality_score, residual_loss
+
+WARNING = "leaks labels; for audit only"
+Components = dict[str, NDArray[np.float64]]
+
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """AUROCs of one model on the same images, by who shares which z.
+
+    Attributes
+    ----------
+    honest : float
+        The model's own score, under which a score depends on its image alone.
+    fresh : float
+        The release's arithmetic, but a fresh z for every image: the same without the leak.
+    released : ndarray of float64 (draws,)
+        The release's evaluation, once for each z that the anomalous images share.
+    n_normal, n_anomalous : int
+        Images of either kind.
+    """
+
+    honest: float
+    fresh: float
+    released: NDArray[np.float64]
+    n_normal: int
+    n_anomalous: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures, JSON-ready."""
+        low, median, high = np.quantile(self.released, [0.05, 0.5, 0.95])
+        return {
+            "warning": WARNING,
+            "n_normal": self.n_normal,
+            "n_anomalous": self.n_anomalous,
+            "draws": len(self.released),
+            "honest": {"auroc": self.honest},
+            "fresh": {"auroc": self.fresh},
+            "released": {
+                "minimum": float(self.released.min()),
+                "p05": float(low),
+                "median": float(median),
+                "p95": float(high),
+                "maximum": float(self.released.max()),
+                "mean": float(self.released.mean()),
+                "aurocs": self.released.tolist(),
+            },
+        }
+
+
+def released_assessment(
+    detector: Detector, normal: ImageSet, anomalous: ImageSet, seed: int
+) -> tuple[NDArray[np.int64], Components]:
+    """Compute the components of the score as the released evaluation does.
+
+    Means instead of sums; in L_FL G(E(x)) stands for G(z), with a fresh z for each normal image,
+    while every anomalous image gets the one of the last normal image.
+
+    Parameters
+    ----------
+    detector : Detector
+        A fitted ADCGAN with a latent critic. One trained on single latents (``latent="single"``)
+        judges one latent at a time, as the release does; one trained on pairs judges pairs.
+    normal, anomalous : ImageSet
+        The images, of the size the detector was trained on.
+    seed : int
+        Draws the z of the normal images.
+
+    Returns
+    -------
+    labels : ndarray of int64 (n,)
+        0 for the normal images, which come first, 1 for the anomalous ones.
+    components : dict of str to ndarray of float64 (n,)
+        By the names of `adcgan.scoring.COMPONENTS`.
+
+    Raises
+    ------
+    InputError
+        If the detector is another system, or has no latent critic.
+    """
+    model = _with_latent_critic(detector)
+    on_normal, on_anomalous = _Encoded(model, normal), _Encoded(model, anomalous)
+    z = _fresh(model, len(normal), np.random.SeedSequence(seed, spawn_key=(0,)))
+    latent = [on_normal.latent(z), on_anomalous.latent(z[-1:])]
+    components = {
+        name: np.concatenate([values, on_anomalous.components[name]])
+        for name, values in on_normal.components.items()
+    }
+    labels = np.repeat(np.array([0, 1]), [len(normal), len(anomalous)])
+    return labels, components | {"latent": np.concatenate(latent)}
+
+
+def audit(
+    detector: Detector,
+    normal: ImageSet,
+    anomalous: ImageSet,
+    *,
+    draws: int = 200,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Audit:
+    """Measure how the released evaluation's AUROC varies with the z that anomalies share.
+
+    Parameters
+    ----------
+    detector, normal, anomalous
+        As in `released_assessment`.
+    draws : int, default=200
+        How many shared z to try, at least 1. Everything else is computed once.
+    seed : int, default=0
+        Draws every z.
+    progress : Progress, optional
+        Where progress is reported; a bar when standard error is a terminal.
+
+    Raises
+    ------
+    InputError
+        As `released_assessment`, and if `draws` is below 1.
+    """
+    if draws < 1:
+        raise InputError(f"The 'draws' parameter must be at least 1. Got {draws!r} instead.")
+    model = _with_latent_critic(detector)
+    labels = np.repeat(np.array([0, 1]), [len(normal), len(anomalous)])
+    honest = np.concatenate([model.decision_function(x) for x in (normal, anomalous)])
+    on_normal, on_anomalous = _Encoded(model, normal), _Encoded(model, anomalous)
+    streams = np.random.SeedSequence(seed).spawn(3)
+    score_normal = on_normal.score(_fresh(model, len(normal), streams[0]))
+    fresh = on_anomalous.score(_fresh(model, len(anomalous), streams[1]))
+    shared = _fresh(model, draws, streams[2])
+    released = np.empty(draws)
+    progress = progress or terminal_progress()
+    progress.start("Audit", draws)
+    try:
+        for i in range(draws):
+            scores = np.concatenate([score_normal, on_anomalous.score(shared[i : i + 1])])
+            released[i] = auroc(labels, scores)
+            progress.advance()
+    finally:
+        progress.finish()
+    return Audit(
+        honest=auroc(labels, honest),
+        fresh=auroc(labels, np.concatenate([score_normal, fresh])),
+        released=released,
+        n_normal=len(normal),
+        n_anomalous=len(anomalous),
+    )
+
+
+class _Encoded:
+    """What the released score needs of a set of images, apart from z.
+
+    Attributes
+    ----------
+    components : dict of str to ndarray (n,)
+        The three components without z, as means.
+    e_x, e_x_hat : Tensor (n, Z)
+        E(x), and E(G(E(x))), on the detector's device.
+    """
+
+    def __init__(self, detector: ADCGAN, images: ImageSet) -> None:
+        encoder, generator = detector.networks_["encoder"], detector.networks_["generator"]
+        critic = detector.networks_["critic"]
+        parts: list[dict[str, Tensor]] = []
+        for x in detector._batches(images.images):
+            with torch.no_grad():
+                e_x = encoder(x)
+                x_hat = generator(e_x)
+                e_x_hat = encoder(x_hat)
+                f_x, f_x_hat = critic(x).local, critic(x_hat).local
+                parts.append(
+                    {
+                        "discrimination": discrimination_loss(f_x, f_x_hat, "mean"),
+                        "residual": residual_loss(x, x_hat, "mean"),
+                        "encoded": encoded_loss(e_x, e_x_hat, "mean"),
+                        "e_x": e_x,
+                        "e_x_hat": e_x_hat,
+                    }
+                )
+        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        self.e_x, self.e_x_hat = whole.pop("e_x"), whole.pop("e_x_hat")
+        self.components: Components = {k: v.double().cpu().numpy() for k, v in whole.items()}
+        self.judge = detector.networks_["latent_critic"]
+        self.single = detector.latent == "single"
+        self.lam, self.rho = detector.lam, detector.rho
+        # The half of L_FL that no z has a part in.
+        self._fixed = self._fixed_part()
+
+    @torch.no_grad()
+    def latent(self, z: Tensor) -> NDArray[np.float64]:
+        """Return L_FL (n,) as released, for `z` (n, Z), or (1, Z) shared by all images."""
+        if self.single:
+            # D_z's two answers come stacked, and so does their difference.
+            p_x, p_x_hat = self._fixed
+            both = torch.stack([(p_x_hat - p_x).abs(), (_judged(self.judge, z) - p_x_hat).abs()])
+            loss = both.mean(0)
+        else:
+            pairs = torch.cat([self.e_x_hat, z.expand(len(self.e_x_hat), -1)], dim=1)
+            loss = (_judged(self.judge, pairs) - self._fixed[0]).abs()
+        return loss.double().cpu().numpy()
+
+    def score(self, z: Tensor) -> NDArray[np.float64]:
+        """Return the normality score (n,) of Eq. 4 as released."""
+        return normality_score(self.components | {"latent": self.latent(z)}, self.lam, self.rho)
+
+    @torch.no_grad()
+    def _fixed_part(self) -> tuple[Tensor, ...]:
+        """Return D_z(E(x)) and D_z(E(G(E(x)))), or D_z of the pair of them: (n,) each."""
+        if self.single:
+            return _judged(self.judge, self.e_x), _judged(self.judge, self.e_x_hat)
+        return (_judged(self.judge, torch.cat([self.e_x, self.e_x_hat], dim=1)),)
+
+
+def _judged(judge: nn.Module, latents: Tensor) -> Tensor:
+    """Return D_z's probabilities (n,)."""
+    return torch.cat([judge(rows).sigmoid() for rows in latents.split(_ROWS_AT_ONCE)])
+
+
+def _fresh(detector: ADCGAN, n: int, sequence: np.random.SeedSequence) -> Tensor:
+    """Draw z (n, Z) on the detector's device."""
+    size = detector.networks_["latent_critic"].draws.shape[1]
+    z = np.random.default_rng(sequence).standard_normal((n, size), dtype=np.float32)
+    return torch.from_numpy(z).to(detector._device())
+
+
+def _with_latent_critic(detector: Detector) -> ADCGAN:
+    """Return the detector, or refuse one that the release has no evaluation for."""
+    if not isinstance(detector, ADCGAN):
+        raise InputError(
+            "The released protocol is AD-CGAN's: the detector must be adcgan. "
+            f"Got {type(detector).__name__} instead."
+        )
+    if detector.latent == "none":
+        raise InputError(
+            "The released protocol needs the latent critic, which latent='none' leaves out."
+        )
+    return detector
+
+
+def split_by_label(images: ImageSet, labels: NDArray[np.int64]) -> Iterator[ImageSet]:
+    """Yield the normal images (label 0), then the anomalous ones (label 1)."""
+    for label in (0, 1):
+        yield images.select(np.flatnonzero(labels == label))
