@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from adcgan.data import ImageSet, load_images
 from adcgan.data.arrays import is_array
@@ -44,6 +43,7 @@ from adcgan.training.cost import FitCost, estimate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from typing_extensions import Self
 
 Images = Any
 Components = dict[str, NDArray[np.float64]]

@@ -154,7 +154,7 @@ def _trained(
     """Return what was trained on what, by the name of the fact."""
     channels, height, width = detector.image_shape_
     colour = {1: "grey", 3: "colour"}[channels]
-    source = f" of {run['settings']['data']['source']}" if run else ""
+    source = f" of {run['source']}" if run else ""
     rows = {
         "Detector": detector_name,
         "Trained on": counted(detector.n_train_, "normal image") + source,
