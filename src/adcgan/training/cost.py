@@ -61,7 +61,7 @@ def estimate(
     with torch.random.fork_rng():
         recipe = make_recipe(width)
         total = _total_flops(recipe, shape)
-        speed = _flops(recipe, len(recipe.phases) - 1, shape) / _seconds(recipe, shape)
+        speed = count_flops(recipe, len(recipe.phases) - 1, shape) / _seconds(recipe, shape)
         by_width = {w: _total_flops(make_recipe(w), shape) / speed for w in WIDTHS}
     steps = sum(phase.steps for phase in recipe.phases)
     return FitCost(steps, total / max(steps, 1), speed, total / speed, by_width)
@@ -70,14 +70,14 @@ def estimate(
 def _total_flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
     """Count the operations of all phases of a recipe."""
     return sum(
-        phase.steps * _flops(recipe, number, shape) for number, phase in enumerate(recipe.phases)
+        phase.steps * count_flops(recipe, number, shape) for number, phase in enumerate(recipe.phases)
     )
 
 
-def _flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
+def count_flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
     """Count the operations of one step: those of a batch of 2, scaled to the whole batch."""
     with FlopCounterMode(display=False) as counter:
-        _step(recipe, phase, shape, COUNTED_BATCH)
+        take_step(recipe, phase, shape, COUNTED_BATCH)
     return float(counter.get_total_flops()) * recipe.batch_size / COUNTED_BATCH
 
 
@@ -86,14 +86,14 @@ def _seconds(recipe: Recipe, shape: tuple[int, int, int]) -> float:
     seconds = np.inf
     for _ in range(3):
         start = time.perf_counter()
-        _step(recipe, len(recipe.phases) - 1, shape, recipe.batch_size)
+        take_step(recipe, len(recipe.phases) - 1, shape, recipe.batch_size)
         seconds = min(seconds, time.perf_counter() - start)
         if seconds > LONG_STEP_SECONDS:
             break
     return float(seconds)
 
 
-def _step(recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: int) -> None:
+def take_step(recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: int) -> None:
     """Take one step of `phase` on random images, and wait until it is done."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
