@@ -81,7 +81,13 @@ def test_constructor_only_stores_its_arguments(name: str) -> None:
 
 @every_detector
 def test_parameters_are_checked_when_fitting(name: str) -> None:
-    bad = {"fpr": 77, "validation_fraction": 0.0, "image_size": 8, "resize": "x", "device": "abacus"}
+    bad = {
+        "fpr": 77,
+        "validation_fraction": 0.0,
+        "image_size": 8,
+        "resize": "x",
+        "device": "abacus",
+    }
     for key, value in bad.items():
         with pytest.raises(InputError, match=f"'{key}' parameter.* must be .* Got .* instead"):
             quick(name, **{key: value}).fit(images()[0])
@@ -219,8 +225,10 @@ def test_scikit_learn_takes_it_as_an_estimator(name: str) -> None:
     assert scores.shape == (1,)
     assert 0 <= scores[0] <= 1
     floats = Pipeline(
-        [("bytes", FunctionTransformer(lambda x: (x * 255).round().astype(np.uint8))),
-         ("detector", quick(name))]
+        [
+            ("bytes", FunctionTransformer(lambda x: (x * 255).round().astype(np.uint8))),
+            ("detector", quick(name)),
+        ]
     )
     piped = floats.fit(normal / 255.0).decision_function(tested / 255.0)
     np.testing.assert_array_equal(piped, fitted(name).decision_function(tested))
@@ -264,7 +272,7 @@ def test_an_unreadable_image_keeps_its_place(name: str, tmp_path: Path) -> None:
 def test_arrays_of_another_size_are_refused(name: str) -> None:
     detector = fitted(name)
     assert not detector.resized_
-    with pytest.raises(InputError, match="trained on arrays of 16×16 pixels. Got 20×20"):
+    with pytest.raises(InputError, match=r"trained on arrays of 16×16 pixels\. Got 20×20"):
         detector.decision_function(np.zeros((2, 20, 20), np.uint8))
 
 

@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
     ADCGAN(**{**SETTINGS, "epochs": 1}).fit(zeros(), run_dir=tmp_path)
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "checkpoint.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(InputError, match="checkpoint.safetensors"):
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors"):
         ADCGAN(**{**SETTINGS, "epochs": 1}).fit(zeros(), run_dir=tmp_path, resume=True)
 
 

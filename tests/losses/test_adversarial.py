@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from adcgan.losses import (
+    logistic_critic_loss,
+    logistic_generator_loss,
     relativistic_critic_loss,
     relativistic_generator_loss,
     wasserstein_gradient_penalty,
@@ -81,6 +83,30 @@ def test_half_precision_logits_are_averaged_in_float32() -> None:
 
 def images(seed: int) -> Tensor:
     return torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_logistic_losses_are_binary_cross_entropies() -> None:
+    real, fake = torch.randn(5, 1), torch.randn(5, 1)
+    ones, zeros = torch.ones(5, 1), torch.zeros(5, 1)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    torch.testing.assert_close(
+        logistic_critic_loss(real, fake), entropy(real, ones) + entropy(fake, zeros)
+    )
+    torch.testing.assert_close(logistic_generator_loss(fake), entropy(fake, ones))
+
+
+def test_logistic_losses_where_the_critic_knows_nothing() -> None:
+    assert logistic_critic_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(
+        2 * math.log(2)
+    )
+    assert logistic_generator_loss(torch.zeros(3)).item() == pytest.approx(math.log(2))
+
+
+def test_logistic_losses_do_not_overflow() -> None:
+    large = torch.full((2,), 1e4)
+    assert logistic_critic_loss(large, -large).item() == 0
+    assert logistic_critic_loss(-large, large).item() == 2e4
+    assert logistic_generator_loss(-large).item() == 1e4
 
 
 def test_gradient_penalty_follows_its_definition_at_the_mixed_points() -> None:

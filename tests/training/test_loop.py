@@ -188,7 +188,7 @@ def test_trackers_need_a_folder_and_a_name_that_accelerate_knows(tmp_path: Path)
 def test_a_tracker_that_is_not_installed_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adcgan.training.device.available_trackers", lambda: [])
+    monkeypatch.setattr("adcgan.training.device.available_trackers", list)
     with pytest.raises(MissingExtraError, match="pip install"):
         ADCGAN(**QUICK).fit(blobs(), run_dir=tmp_path, trackers=["tensorboard"])
 

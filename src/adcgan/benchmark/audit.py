@@ -8,19 +8,20 @@ this way are for comparison with the paper alone; they say nothing about a detec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from adcgan.benchmark.metrics import auroc
+from adcgan.benchmark.protocol import is_anomalous
 from adcgan.data import ImageSet
 from adcgan.detectors import ADCGAN, Detector
 from adcgan.errors import InputError
+from adcgan.networks import LatentCritic
 from adcgan.progress import Progress, terminal_progress
 from adcgan.scoring import discrimination_loss, encoded_loss, normality_score, residual_loss
 
@@ -205,7 +206,7 @@ class _Encoded:
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         self.e_x, self.e_x_hat = whole.pop("e_x"), whole.pop("e_x_hat")
         self.components: Components = {k: v.double().cpu().numpy() for k, v in whole.items()}
-        self.judge = detector.networks_["latent_critic"]
+        self.judge = _judge(detector)
         self.single = detector.latent == "single"
         self.lam, self.rho = detector.lam, detector.rho
         # The half of L_FL that no z has a part in.
@@ -236,14 +237,19 @@ class _Encoded:
         return (_judged(self.judge, torch.cat([self.e_x, self.e_x_hat], dim=1)),)
 
 
-def _judged(judge: nn.Module, latents: Tensor) -> Tensor:
+def _judge(detector: ADCGAN) -> LatentCritic:
+    """Return D_z."""
+    return cast(LatentCritic, detector.networks_["latent_critic"])
+
+
+def _judged(judge: LatentCritic, latents: Tensor) -> Tensor:
     """Return D_z's probabilities (n,)."""
-    return torch.cat([judge(rows).sigmoid() for rows in latents.split(_ROWS_AT_ONCE)])
+    return torch.cat([judge(rows).sigmoid() for rows in torch.split(latents, _ROWS_AT_ONCE)])
 
 
 def _fresh(detector: ADCGAN, n: int, sequence: np.random.SeedSequence) -> Tensor:
     """Draw z (n, Z) on the detector's device."""
-    size = detector.networks_["latent_critic"].draws.shape[1]
+    size = _judge(detector).draws.shape[1]
     z = np.random.default_rng(sequence).standard_normal((n, size), dtype=np.float32)
     return torch.from_numpy(z).to(detector._device())
 
@@ -262,7 +268,39 @@ def _with_latent_critic(detector: Detector) -> ADCGAN:
     return detector
 
 
-def split_by_label(images: ImageSet, labels: NDArray[np.int64]) -> Iterator[ImageSet]:
-    """Yield the normal images (label 0), then the anomalous ones (label 1)."""
-    for label in (0, 1):
-        yield images.select(np.flatnonzero(labels == label))
+def audited_images(
+    test: ImageSet, train: ImageSet | None, scheme: str, class_: int
+) -> tuple[ImageSet, ImageSet]:
+    """Return the normal and the anomalous images that an audit is made on.
+
+    Parameters
+    ----------
+    test : ImageSet
+        The test split, with labels.
+    train : ImageSet or None
+        The training split, with labels: its anomalous images join, as in the release. None leaves
+        them out.
+    scheme : {"one-vs-all", "all-vs-one"}
+        Whether `class_` is the one normal class or the one anomalous class.
+    class_ : int
+        The class.
+    """
+    normal, anomalous = _by_label(test, scheme, class_)
+    if train is None:
+        return normal, anomalous
+    more = _by_label(train, scheme, class_)[1]
+    joined = ImageSet(
+        images=np.concatenate([anomalous.images, more.images]),
+        names=[f"{s.source} {name}" for s in (anomalous, more) for name in s.names],
+        positions=np.arange(len(anomalous) + len(more)),
+        source=f"{anomalous.source} and {more.source}",
+        resized=anomalous.resized,
+    )
+    return normal, joined
+
+
+def _by_label(images: ImageSet, scheme: str, class_: int) -> tuple[ImageSet, ImageSet]:
+    """Return the normal images and the anomalous ones."""
+    assert images.labels is not None
+    labels = is_anomalous(images.labels, scheme, class_)
+    return images.select(np.flatnonzero(labels == 0)), images.select(np.flatnonzero(labels == 1))

@@ -13,11 +13,24 @@ import typer
 from typer.core import TyperGroup
 
 from adcgan import __version__
-from adcgan.cli import data, demo, evaluate, fit, information, score
+from adcgan.cli import (
+    audit,
+    benchmark,
+    data,
+    demo,
+    evaluate,
+    fit,
+    information,
+    score,
+    tables,
+)
 from adcgan.cli.terminal import one_line_warnings, say
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
-_RESUMABLE = ("fit", "demo")
+_RESUMED_BY = {
+    **dict.fromkeys(("fit", "demo"), "; the same command with --resume goes on"),
+    "benchmark": "; the same command goes on",
+}
 
 
 class _Commands(TyperGroup):
@@ -33,8 +46,7 @@ class _Commands(TyperGroup):
         except DivergedError as error:
             raise _ended(f"error: {error}", 3) from None
         except KeyboardInterrupt:
-            resumable = ctx.invoked_subcommand in _RESUMABLE
-            hint = "; the same command with --resume goes on" if resumable else ""
+            hint = _RESUMED_BY.get(ctx.invoked_subcommand, "")
             raise _ended(f"interrupted{hint}", 130) from None
 
 
@@ -85,6 +97,17 @@ app.command(
     epilog="Examples: adcgan evaluate models/m1 photos/test --out results/m1\n\n"
     "adcgan evaluate models/four mnist --normal 4 --out results/four"
 )(evaluate.evaluate)
+app.command(
+    epilog="Examples: adcgan benchmark --dataset mnist --detectors adcgan,alad --out results/mnist"
+    "\n\nadcgan benchmark --dataset digits --detectors adcgan,pixel-pca --classes 0-2 --seeds 0 "
+    "--set adcgan.width=0.25 --epochs 2 --out results/digits"
+)(benchmark.benchmark)
+app.command(
+    epilog="Example: adcgan tables results/mnist --format markdown --out tables.md --plots plots"
+)(tables.tables)
+app.command(epilog="Example: adcgan audit models/four mnist --normal 4 --out audits/four")(
+    audit.audit
+)
 app.command(epilog="Example: adcgan report models/m1")(information.report)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: adcgan detectors")(information.detectors)

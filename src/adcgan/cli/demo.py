@@ -15,7 +15,7 @@ from adcgan.cli.training import train
 
 DATA, NORMAL = "digits", "0"
 # Small enough for a laptop's processor.
-SETTINGS: dict[str, Any] = {"width": 0.25, "min_steps": 400}
+SETTINGS: dict[str, Any] = {"width": 0.25, "min_steps": 400, "fpr": 0.1}
 
 
 def demo(

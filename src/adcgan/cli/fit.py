@@ -13,9 +13,6 @@ from adcgan.cli.settings import detector_class, settings
 from adcgan.cli.terminal import print_json
 from adcgan.cli.training import train
 
-# The paper trains longer where many classes are normal (A.3).
-_ALL_VS_ONE = {"adcgan": {"warmup_epochs": 15, "epochs": 35}}
-
 
 def fit(
     data: Annotated[
@@ -56,6 +53,8 @@ def fit(
     json: options.Json = False,
 ) -> None:
     """Learn from normal images; the result is a model folder."""
+    from adcgan.benchmark.protocol import scheme_settings
+
     kind = detector_class(detector)
     shorthands: dict[str, Any] = {
         "epochs": epochs,
@@ -66,7 +65,7 @@ def fit(
     }
     chosen = settings(kind, assignments or [], shorthands)
     if anomalous is not None:
-        chosen = _ALL_VS_ONE.get(detector, {}) | chosen
+        chosen = scheme_settings(detector, "all-vs-one") | chosen
     untrained = kind(**chosen)
     untrained.check_parameters()
     check_output_folder(out, resume=resume)

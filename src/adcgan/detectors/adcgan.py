@@ -89,6 +89,9 @@ class ADCGAN(Detector):
         Whether D_z judges pairs of latents (Eq. 3 as written), single ones, or is left out.
     dropout : float
         Dropout in encoder and critic.
+    batch_statistics : {"recomputed", "running"}
+        BatchNorm in scoring: its statistics recomputed on training images after the last step, or
+        the running averages of training, which mix generated and reconstructed images.
     lam, rho : float
         λ and ρ of the normality score (Eq. 4).
     reduction : {"sum", "mean"}
@@ -137,6 +140,7 @@ class ADCGAN(Detector):
         "negatives": one_of(*NEGATIVES),
         "latent": one_of(*LATENT_KINDS, "none"),
         "dropout": real(0, 1, below=True),
+        "batch_statistics": one_of("recomputed", "running"),
         "lam": real(0, 1),
         "rho": real(0, 1),
         "reduction": one_of("sum", "mean"),
@@ -164,6 +168,7 @@ class ADCGAN(Detector):
         negatives: Literal["batch", "self", "all"] = "batch",
         latent: Literal["pair", "single", "none"] = "pair",
         dropout: float = 0.2,
+        batch_statistics: Literal["recomputed", "running"] = "recomputed",
         lam: float = 0.1,
         rho: float = 0.5,
         reduction: Literal["sum", "mean"] = "sum",
@@ -192,6 +197,7 @@ class ADCGAN(Detector):
         self.negatives = negatives
         self.latent = latent
         self.dropout = dropout
+        self.batch_statistics = batch_statistics
         self.lam = lam
         self.rho = rho
         self.reduction = reduction
@@ -244,6 +250,7 @@ class ADCGAN(Detector):
             batch_size=self.batch_size,
             probe=steps.probe,
             checks=CHECKS,
+            scoring_pass=steps.scoring_pass if self.batch_statistics == "recomputed" else None,
         )
 
     def _step_counts(self, n_train: int) -> tuple[int, int]:
@@ -405,6 +412,13 @@ class _Steps:
         real, fake = latent_training_inputs(self.settings.latent, z, e_x)
         loss = latent_critic_loss(self.latent_critic(real), self.latent_critic(fake))
         self.update("latent_critic", {"adversarial": loss})
+
+    def scoring_pass(self, x: Tensor) -> None:
+        """Put images through E, G and the critic as the score does."""
+        x_hat = self.generator(self.encoder(x))
+        for seen in (x, x_hat):
+            self.critic(seen)
+        self.encoder(x_hat)
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return figures on held-out images: reconstruction, and the generator's diversity."""

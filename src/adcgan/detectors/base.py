@@ -448,7 +448,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         for start in range(0, n, size):
             stop = min(start + size, n)
             rows = images[start:stop] if index is None else images[index[start:stop]]
-            yield to_floats(torch.tensor(rows, device=device))
+            # A copy, as torch takes no array that is walked backwards.
+            yield to_floats(torch.tensor(np.ascontiguousarray(rows), device=device))
 
     def _components_of(
         self, images: NDArray[np.uint8], index: NDArray[np.int64] | None = None

@@ -70,7 +70,8 @@ def estimate(
 def _total_flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
     """Count the operations of all phases of a recipe."""
     return sum(
-        phase.steps * count_flops(recipe, number, shape) for number, phase in enumerate(recipe.phases)
+        phase.steps * count_flops(recipe, number, shape)
+        for number, phase in enumerate(recipe.phases)
     )
 
 

@@ -21,12 +21,14 @@ from adcgan.training.device import denormals_flushed
 from adcgan.training.health import Check, HealthWatch
 from adcgan.training.optimizers import Optimizers
 from adcgan.training.runlog import RunLog
+from adcgan.training.statistics import recompute_statistics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOG_EVERY = 50
 PROBE_IMAGES = 128
+STATISTICS_IMAGES, STATISTICS_BATCH = 4096, 128
 
 # A step takes images (B, C, H, W) in [0, 1] and the step's own random numbers, and updates weights.
 Step = Callable[[Tensor, torch.Generator], None]
@@ -63,6 +65,9 @@ class Recipe:
         The health watch over losses and figures.
     finish : callable or None
         What is left to do once all steps are done, such as taking over averaged weights.
+    scoring_pass : callable or None
+        Puts images (B, C, H, W) through the networks as scoring does. If given, BatchNorm's
+        statistics are recomputed with it on training images at the very end.
     """
 
     networks: nn.ModuleDict
@@ -72,6 +77,7 @@ class Recipe:
     probe: Probe | None = None
     checks: Sequence[Check] = ()
     finish: Callable[[], None] | None = None
+    scoring_pass: Callable[[Tensor], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,8 @@ def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Sess
         session.progress.finish()
     if recipe.finish is not None:
         recipe.finish()
+    if recipe.scoring_pass is not None:
+        recompute_statistics(recipe.networks, recipe.scoring_pass, loop.statistics_batches())
 
 
 def _steps_of(phases: Sequence[Phase]) -> Iterator[tuple[int, Phase]]:
@@ -217,6 +225,14 @@ class _Loop:
         return self.images.gather(
             index[self.accelerator.process_index :: self.accelerator.num_processes]
         )
+
+    def statistics_batches(self) -> Iterator[Tensor]:
+        """Yield up to `STATISTICS_IMAGES` training images, evenly spaced, in whole batches."""
+        n = len(self.train_index)
+        some = self.train_index[:: max(1, n // STATISTICS_IMAGES)]
+        size = min(STATISTICS_BATCH, len(some))
+        for start in range(0, len(some) - size + 1, size):
+            yield self.images.gather(torch.from_numpy(some[start : start + size]))
 
     def _accumulate(self) -> None:
         """Add this step's losses to the sums that are logged as means."""

@@ -152,22 +152,14 @@ class RobustAutoencoder(Detector):
 
 
 class Autoencoder(nn.Module):
-    """D(E(x)): halvings to a code and back, for images (B, C, H, W) in [0, 1].
-
-    Without batch normalisation, so that an image's reconstruction depends on itself alone while
-    the autoencoder is trained, too.
-    """
+    """D(E(x)): halvings to a code and back, for images (B, C, H, W) in [0, 1]."""
 
     def __init__(self, channels: int, size: int, latent_dim: int, width: float) -> None:
         super().__init__()
         hidden = channels_for(size, CHANNELS, width)
-        # Without normalisation layers only He's spread keeps a signal through all layers alive.
-        down = Down(channels, size, hidden, norm="none")
+        down = Down(channels, size, hidden)
         self.encoder = nn.Sequential(down, nn.Linear(down.features, latent_dim))
-        self.decoder = Up(channels, size, latent_dim, hidden[::-1], norm=False)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                module.reset_parameters()
+        self.decoder = Up(channels, size, latent_dim, hidden[::-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return reconstructions (B, C, H, W) in [0, 1]."""
@@ -215,6 +207,7 @@ class _Steps:
 
     def sparse(self, x: Tensor) -> Tensor:
         """Return S (B, C, H, W) of images `x`: rows of the ℓ2,1 norm are images."""
+        self.previous.eval()  # the loop puts all networks in training mode
         with torch.no_grad():
             residual = x - self.previous(x).float()
             return shrink(residual, self.lam * x[0].numel() ** 0.5)

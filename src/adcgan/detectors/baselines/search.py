@@ -17,8 +17,9 @@ from torch.func import functional_call, grad_and_value, vmap
 from adcgan.training.device import denormals_flushed
 
 BETAS = (0.5, 0.999)
-# Floating-point numbers that copies of the weights, gradients and moments may take: 1 GiB.
-COPIES_BUDGET = 2**28
+# Floating-point numbers in the copies of weights, gradients and moments of one batch. On CPUs small
+# batches are faster: their memory is used again and again instead of being asked for anew.
+COPIES_ON_CPU, COPIES_ELSEWHERE = 2**26, 2**29
 
 
 class Starts(nn.Module):
@@ -155,7 +156,8 @@ def search_latents_and_weights(
 
 
 def images_at_once(generator: nn.Module, restarts: int) -> int:
-    """Return how many images can be searched together within the memory budget."""
-    weights = sum(p.numel() for p in generator.parameters())
-    copies = COPIES_BUDGET // (5 * weights)
+    """Return how many images to search together."""
+    parameters = list(generator.parameters())
+    numbers = COPIES_ON_CPU if parameters[0].device.type == "cpu" else COPIES_ELSEWHERE
+    copies = numbers // (5 * sum(p.numel() for p in parameters))
     return max(1, copies // restarts)

@@ -124,8 +124,6 @@ class Up(nn.Module):
         3 or 4; each layer doubles the side.
     std : float
         Of the initial weights.
-    norm : bool
-        Whether there is batch normalisation.
     """
 
     def __init__(
@@ -137,7 +135,6 @@ class Up(nn.Module):
         *,
         kernel: int = 4,
         std: float = 0.02,
-        norm: bool = True,
     ) -> None:
         super().__init__()
         self.size = size
@@ -145,8 +142,7 @@ class Up(nn.Module):
         layers: list[nn.Module] = [normal(nn.ConvTranspose2d(latent_dim, hidden[0], base), std)]
         previous = hidden[0]
         for out in [*hidden[1:], channels]:
-            layers += [nn.BatchNorm2d(previous)] if norm else []
-            layers.append(nn.ReLU(inplace=True))
+            layers += [nn.BatchNorm2d(previous), nn.ReLU(inplace=True)]
             doubling = nn.ConvTranspose2d(previous, out, kernel, 2, 1, output_padding=4 - kernel)
             layers.append(normal(doubling, std))
             previous = out

@@ -1,0 +1,118 @@
+"""The file of results: one JSON object a line, appended whole, read while it is being written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+from adcgan.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks; there two sweeps in one folder go unnoticed.
+    fcntl = None  # type: ignore[assignment]
+
+ROWS_FILE = "rows.jsonl"
+Row = dict[str, Any]
+
+
+class RowsFile:
+    """``rows.jsonl`` of a sweep, open for appending by one process at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        The sweep's folder; made if it is not there.
+
+    Raises
+    ------
+    InputError
+        On entering the context, if another process is at work in the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ROWS_FILE
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._lock()
+            self._drop_partial_line()
+        except BaseException:
+            os.close(self._file)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._file)
+
+    def append(self, row: Row) -> None:
+        """Add a row, in one write, and wait until it is on the disk."""
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        written = os.write(self._file, line)
+        if written != len(line):
+            raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written")
+        os.fsync(self._file)
+
+    def _lock(self) -> None:
+        """Take the file for this process; the lock goes with the process, however it ends."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another benchmark is at work in {str(self.path.parent)!r}. Wait for it, or "
+                "choose another --out; 'adcgan tables' takes several folders."
+            ) from None
+
+    def _drop_partial_line(self) -> None:
+        """Cut off a last line that a full disk or a power cut left without its end."""
+        content = self.path.read_bytes()
+        os.ftruncate(self._file, content.rfind(b"\n") + 1)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Return the rows of a sweep's folder in the order they were written; none without a file.
+
+    Raises
+    ------
+    InputError
+        If a line is no JSON object.
+    """
+    path = folder / ROWS_FILE
+    if not path.exists():
+        return []
+    whole_lines = path.read_bytes().split(b"\n")[:-1]
+    rows: list[Row] = []
+    for number, line in enumerate(whole_lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "key" not in row:
+            raise InputError(f"Line {number} of {str(path)!r} is no row of results.")
+        rows.append(row)
+    return rows
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """Return one row for each cell: its last success, or its last failure if it has none."""
+    chosen: dict[str, Row] = {}
+    for row in rows:
+        before = chosen.get(row["key"])
+        if before is None or row["error"] is None or before["error"] is not None:
+            chosen[row["key"]] = row
+    return list(chosen.values())

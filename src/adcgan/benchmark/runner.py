@@ -1,0 +1,267 @@
+"""One cell of the benchmark: load, train, judge; the result is one row."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import adcgan
+from adcgan.benchmark.audit import WARNING, audited_images, released_assessment
+from adcgan.benchmark.cells import Cell, make_detector
+from adcgan.benchmark.evaluation import evaluate
+from adcgan.benchmark.metrics import auroc, summary
+from adcgan.benchmark.protocol import Partition, development_partition, official_partition
+from adcgan.benchmark.rows import Row
+from adcgan.data import DATASETS, ImageSet, load_named
+from adcgan.detectors import ADCGAN, Detector
+from adcgan.errors import DivergedError, InputError, MissingExtraError
+from adcgan.progress import Progress, silent
+from adcgan.scoring import normality_score, variants
+from adcgan.training import hardware, resolve_device, versions
+
+CELLS_FOLDER = "cells"
+_EXPECTED = (InputError, MissingExtraError, DivergedError)
+# What a row without a result leaves empty.
+_RESULTS = (
+    *("auroc", "auroc_ci95", "average_precision", "fpr95", "components", "variants"),
+    *("parameters", "epochs", "n_train", "n_test", "seconds", "resumed", "device", "threads"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """The images of one cell.
+
+    Attributes
+    ----------
+    train : ImageSet
+        Normal images without labels: all that ``fit`` is given.
+    evaluation : ImageSet
+        Labelled 1 (anomalous) and 0 (normal).
+    """
+
+    train: ImageSet
+    evaluation: ImageSet
+
+
+def run_cell(cell: Cell, folder: Path, *, device: str = "auto", progress: Progress = silent) -> Row:
+    """Train and judge one detector.
+
+    The figures depend on the cell alone, apart from rounding on other hardware: the run lies in
+    ``folder/cells/<key>`` and goes on from its checkpoint if there is one.
+
+    Parameters
+    ----------
+    cell : Cell
+        What to do.
+    folder : Path
+        The sweep's folder.
+    device : str, default="auto"
+        Where to compute.
+    progress : Progress, optional
+        Where training reports to; nowhere if not given.
+
+    Returns
+    -------
+    dict
+        The row, JSON-ready; ``error`` is None.
+
+    Raises
+    ------
+    InputError, MissingExtraError, DivergedError
+        As `adcgan.Detector.fit` and `adcgan.load_named` do.
+    """
+    start = time.perf_counter()
+    run_dir = cell_folder(cell, folder)
+    resumed = run_dir.exists()
+    detector = make_detector(cell, device)
+    train = load_named(cell.dataset, "train", image_size=detector.image_size)
+    # The development split must not so much as load the test images.
+    test = None
+    if cell.split == "test":
+        test = load_named(cell.dataset, "test", image_size=detector.image_size)
+    material = cell_images(cell, train, test)
+    detector.fit(material.train, run_dir=run_dir, resume=True, progress=progress)
+    if cell.protocol == "released":
+        assert test is not None
+        figures = _released_figures(cell, detector, train, test)
+    else:
+        figures = _figures(detector, material.evaluation)
+    return {
+        "key": cell.key,
+        **cell.identity(),
+        "class_name": DATASETS[cell.dataset].class_names[cell.class_],
+        **figures,
+        "parameters": detector.get_params(),
+        "epochs": getattr(detector, "epochs", None),
+        "n_train": len(material.train),
+        "seconds": round(time.perf_counter() - start, 3),
+        "resumed": resumed,
+        **_circumstances(detector.device),
+        **_remarks(cell),
+        "error": None,
+        "traceback": None,
+    }
+
+
+def attempt(cell: Cell, folder: Path, device: str = "auto") -> Row:
+    """Run a cell; whatever goes wrong becomes a row with its error."""
+    try:
+        return run_cell(cell, folder, device=device)
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        # An error that a user can meet explains itself.
+        trace = None if isinstance(error, _EXPECTED) else traceback.format_exc()
+        return error_row(cell, text, trace)
+
+
+def error_row(cell: Cell, error: str, trace: str | None = None) -> Row:
+    """Return the row of a cell that has no result."""
+    return {
+        "key": cell.key,
+        **cell.identity(),
+        "class_name": DATASETS[cell.dataset].class_names[cell.class_],
+        **dict.fromkeys(_RESULTS),
+        "commit": commit(),
+        "versions": versions(),
+        "date": _now(),
+        **_remarks(cell),
+        "error": error,
+        "traceback": trace,
+    }
+
+
+def cell_folder(cell: Cell, folder: Path) -> Path:
+    """Return where the run of a cell lies while it is under way."""
+    return folder / CELLS_FOLDER / cell.key
+
+
+def cell_images(cell: Cell, train: ImageSet, test: ImageSet | None) -> Material:
+    """Select the images of a cell.
+
+    Parameters
+    ----------
+    cell : Cell
+        Which one.
+    train : ImageSet
+        The training split, with labels.
+    test : ImageSet or None
+        The test split, with labels; None where the cell's split is "development".
+    """
+    assert train.labels is not None
+    rules: dict[str, Any] = {
+        "scheme": cell.scheme,
+        "class_": cell.class_,
+        "max_train": cell.max_train,
+        "seed": cell.seed,
+    }
+    if cell.split == "development":
+        part, source = development_partition(train.labels, **rules), train
+    else:
+        assert test is not None
+        assert test.labels is not None
+        part, source = official_partition(train.labels, test.labels, **rules), test
+    return Material(_unlabelled(train.select(part.train)), _judged(source, part))
+
+
+def _unlabelled(images: ImageSet) -> ImageSet:
+    """Return the images without what says which class they are of."""
+    return replace(images, labels=None, class_names=None)
+
+
+def _judged(source: ImageSet, part: Partition) -> ImageSet:
+    """Return the images to judge a detector on, labelled by what is anomalous."""
+    everything = len(part.evaluation) == len(source)
+    # A slice shares the pixels of a memory-mapped file, an index copies them.
+    images = source.select(slice(None) if everything else part.evaluation)
+    return replace(images, labels=part.labels, class_names=["normal", "anomalous"])
+
+
+def _figures(detector: Detector, images: ImageSet) -> Row:
+    """Return what the detector achieves on labelled images."""
+    metrics = evaluate(detector, images).metrics
+    names = ("auroc", "auroc_ci95", "average_precision", "fpr95", "components", "variants")
+    return {name: metrics[name] for name in names} | {"n_test": len(images)}
+
+
+def _released_figures(cell: Cell, detector: Detector, train: ImageSet, test: ImageSet) -> Row:
+    """Return what the release's evaluation gives, the anomalous training images included."""
+    assert isinstance(detector, ADCGAN)
+    images = audited_images(test, train, cell.scheme, cell.class_)
+    labels, components = released_assessment(detector, *images, seed=cell.seed)
+    metrics = summary(labels, normality_score(components, detector.lam, detector.rho))
+    names = ("auroc", "auroc_ci95", "average_precision", "fpr95")
+    return {
+        **{name: metrics[name] for name in names},
+        "components": _aurocs(labels, components),
+        "variants": _aurocs(labels, variants(components, detector.lam, detector.rho)),
+        "n_test": len(labels),
+    }
+
+
+def _aurocs(
+    labels: NDArray[np.int64], scores: Mapping[str, NDArray[np.float64]]
+) -> dict[str, float]:
+    """Return the AUROC of each named score."""
+    return {name: auroc(labels, values) for name, values in scores.items()}
+
+
+def _circumstances(device: str) -> Row:
+    """Return where, when and by which code the row was made."""
+    found = hardware(resolve_device(device))
+    return {
+        "device": f"{found['device']} ({found['name']})",
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "versions": versions(),
+        "date": _now(),
+    }
+
+
+def _remarks(cell: Cell) -> Row:
+    """Return where the images come from, and what a reader must know beside the figures."""
+    source, notes = "scikit-learn", []
+    if DATASETS[cell.dataset].hub_id is not None:
+        source = "$ADCGAN_DATA" if os.environ.get("ADCGAN_DATA") else "hub"
+    if cell.dataset == "cifar10" and source == "$ADCGAN_DATA":
+        notes.append("CIFAR-10 from $ADCGAN_DATA, a local copy that may be re-encoded")
+    if cell.protocol == "released":
+        notes.insert(0, WARNING)
+    return {"data_source": source, "note": "; ".join(notes)}
+
+
+def _now() -> str:
+    """Return the date and time in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def commit() -> str:
+    """Return the commit of the source if it is a checkout, with ``-dirty`` where files differ.
+
+    Otherwise the package's version.
+    """
+    here = Path(adcgan.__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=30
+        )
+        return done.stdout.strip()
+
+    try:
+        # An environment inside some other project's checkout is not that project.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return f"adcgan {adcgan.__version__}"

@@ -1,0 +1,323 @@
+"""Rows of results as the paper's Tables 1, 3 and 4: our figures beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from adcgan.benchmark.audit import WARNING
+from adcgan.benchmark.protocol import SCHEMES
+from adcgan.benchmark.published import AVERAGE, Subject, published
+from adcgan.benchmark.rows import Row, latest
+from adcgan.data import DATASETS
+from adcgan.detectors import DETECTORS
+from adcgan.errors import InputError
+
+# Below this many seeds nothing is said of how sure a figure is.
+SEEDS_FOR_A_CLAIM = 3
+MISSING = "missing"
+_TITLES = {
+    1: "Table 1: AUROC (%), mean over classes",
+    3: "Table 3: AUROC (%) of every class",
+    4: "Table 4: AUROC (%) by variant of AD-CGAN's score, mean over classes",
+}
+_VARIANTS = ("LG", "LFE", "LFL", "GF")
+
+# Data set, scheme, detector, settings as text.
+_Group = tuple[str, str, str, str]
+# By class and seed.
+_Values = dict[tuple[int, int], float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of ours beside the paper's.
+
+    Attributes
+    ----------
+    dataset, scheme, detector : str
+        What was measured.
+    subject : str
+        "average" over classes, the number of one class, or a variant of the score.
+    settings : str
+        What differs from the benchmark's defaults, "" if nothing does.
+    seeds : tuple of int
+        The seeds that `ours` is the mean of.
+    ours, spread : float or None
+        Mean and standard deviation over seeds in percent; no spread with one seed.
+    interval : tuple of float or None
+        Student's 95% interval of the mean over seeds, from `SEEDS_FOR_A_CLAIM` seeds on.
+    paper : float or None
+        The paper's figure in percent.
+    state : str
+        Why there is no figure of ours: "missing", or how many of the classes there are.
+    """
+
+    dataset: str
+    scheme: str
+    subject: str
+    detector: str
+    settings: str = ""
+    seeds: tuple[int, ...] = ()
+    ours: float | None = None
+    spread: float | None = None
+    interval: tuple[float, float] | None = None
+    paper: float | None = None
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's tables.
+
+    Attributes
+    ----------
+    number : int
+        1, 3 or 4.
+    title : str
+        What it shows; says so first if the figures are no honest ones.
+    lines : sequence of Line
+        In the paper's order.
+    notes : sequence of str
+        What a reader must know beside the figures.
+    protocol, split : str
+        What all rows behind it have in common.
+    """
+
+    number: int
+    title: str
+    lines: Sequence[Line]
+    notes: Sequence[str] = field(default=())
+    protocol: str = "paper"
+    split: str = "test"
+
+
+def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test") -> list[Table]:
+    """Return Tables 1, 3 and 4.
+
+    Figures of one protocol and split never stand beside those of another. An average over some
+    of the classes is never shown: the line says how many there are. Rows whose settings differ
+    stand on lines of their own. Table 1 and 4 list everything that the paper has; Table 3 what
+    was run.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        Rows of results, of `protocol` and `split` alone (`adcgan.benchmark.tables.select`).
+    protocol : {"paper", "released"}
+        "released" tables say that they leak labels.
+    split : {"test", "development"}
+        What the detectors were judged on.
+
+    Raises
+    ------
+    InputError
+        If a row is of another protocol or split.
+    """
+    rows = latest(rows)
+    _refuse_mixture(rows, protocol, split)
+    groups = _grouped(rows)
+    notes = _notes(rows, split)
+    lines = {
+        1: _averages(groups),
+        3: _classes(groups),
+        4: _variants(groups),
+    }
+    return [
+        Table(number, _title(number, protocol, split), found, notes, protocol, split)
+        for number, found in lines.items()
+    ]
+
+
+def select(rows: Iterable[Row], protocol: str, split: str) -> list[Row]:
+    """Return the rows of one protocol and split."""
+    return [row for row in rows if row["protocol"] == protocol and row["split"] == split]
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean, and the standard deviation of a sample if there is more than one value."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), spread
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return Student's 95% interval of the mean, None below `SEEDS_FOR_A_CLAIM` values.
+
+    Equal values have none either: a detector without randomness is not surer for more seeds.
+    """
+    mean, spread = mean_and_spread(values)
+    n = len(values)
+    if n < SEEDS_FOR_A_CLAIM or not spread:
+        return None
+    half = float(stdtrit(n - 1, 0.975)) * spread / n**0.5
+    return mean - half, mean + half
+
+
+def _refuse_mixture(rows: Sequence[Row], protocol: str, split: str) -> None:
+    """Refuse rows that must not stand in one table."""
+    for row in rows:
+        if (row["protocol"], row["split"]) != (protocol, split):
+            raise InputError(
+                f"The 'rows' parameter must be of protocol {protocol!r} and split {split!r} alone. "
+                f"Got a row of {row['protocol']!r} and {row['split']!r} instead."
+            )
+
+
+def _grouped(rows: Iterable[Row]) -> dict[_Group, list[Row]]:
+    """Return the rows that differ by class and seed alone, in the paper's order."""
+    groups: dict[_Group, list[Row]] = {}
+    for row in rows:
+        key = (row["dataset"], row["scheme"], row["detector"], _settings(row))
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _settings(row: Row) -> str:
+    """Return what sets a row apart from a faithful one."""
+    given: dict[str, Any] = dict(row["settings"])
+    if row["max_train"] is not None:
+        given["max_train"] = row["max_train"]
+    return ", ".join(f"{key}={value}" for key, value in given.items())
+
+
+def _averages(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
+    """Return the lines of Table 1."""
+    paper = published(1)
+    lines = [
+        _average(group, AVERAGE, _values(rows), paper) for group, rows in groups.items()
+    ] + _absent(paper, groups)
+    return sorted(lines, key=_order)
+
+
+def _classes(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
+    """Return the lines of Table 3."""
+    paper = published(3)
+    lines = []
+    for (dataset, scheme, detector, settings), rows in groups.items():
+        values = _values(rows)
+        for class_ in range(len(DATASETS[dataset].class_names)):
+            by_seed = {seed: value for (c, seed), value in values.items() if c == class_}
+            subject = (dataset, scheme, str(class_), detector)
+            lines.append(_line(subject, settings, by_seed, paper.get(subject), MISSING))
+    return sorted(lines, key=_order)
+
+
+def _variants(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
+    """Return the lines of Table 4."""
+    paper = published(4)
+    own = {group: rows for group, rows in groups.items() if group[2] == "adcgan"}
+    lines = [
+        _average(group, variant, _values(rows, variant), paper)
+        for group, rows in own.items()
+        for variant in _VARIANTS
+    ] + _absent(paper, own)
+    return sorted(lines, key=_order)
+
+
+def _values(rows: Iterable[Row], variant: str | None = None) -> _Values:
+    """Return the AUROC in percent by class and seed, of the score or a variant of it."""
+    found = {}
+    for row in rows:
+        if row["error"] is not None:
+            continue
+        auroc = row["auroc"] if variant is None else row["variants"].get(variant)
+        if auroc is not None:
+            found[row["class"], row["seed"]] = 100 * auroc
+    return found
+
+
+def _average(group: _Group, subject: str, values: _Values, paper: Mapping[Subject, float]) -> Line:
+    """Return the line of a mean over classes: of the seeds that have every class."""
+    dataset, scheme, detector, settings = group
+    total = len(DATASETS[dataset].class_names)
+    by_seed: dict[int, list[float]] = {}
+    for (_, seed), value in values.items():
+        by_seed.setdefault(seed, []).append(value)
+    whole = {s: float(np.mean(found)) for s, found in by_seed.items() if len(found) == total}
+    most = max(map(len, by_seed.values()), default=0)
+    state = f"{most} of {total} classes" if most else MISSING
+    key = (dataset, scheme, subject, detector)
+    return _line(key, settings, whole, paper.get(key), state)
+
+
+def _line(
+    key: Subject,
+    settings: str,
+    by_seed: Mapping[int, float],
+    paper: float | None,
+    state: str,
+) -> Line:
+    """Return a line from one value for each seed; `state` is for none."""
+    dataset, scheme, subject, detector = key
+    if not by_seed:
+        return Line(dataset, scheme, subject, detector, settings, paper=paper, state=state)
+    seeds = tuple(sorted(by_seed))
+    values = [by_seed[seed] for seed in seeds]
+    mean, spread = mean_and_spread(values)
+    return Line(
+        dataset, scheme, subject, detector, settings, seeds, mean, spread, interval(values), paper
+    )
+
+
+def _absent(paper: Mapping[Subject, float], groups: Iterable[_Group]) -> list[Line]:
+    """Return a line for each figure of the paper that nothing was run for."""
+    run = {group[:3] for group in groups}
+    return [
+        Line(*key, paper=figure, state=MISSING)
+        for key, figure in paper.items()
+        if (key[0], key[1], key[3]) not in run
+    ]
+
+
+def _order(line: Line) -> tuple[Any, ...]:
+    """Return a line's place."""
+    subject = line.subject
+    place = _VARIANTS.index(subject) if subject in _VARIANTS else 0
+    return (
+        list(DATASETS).index(line.dataset),
+        SCHEMES.index(line.scheme),
+        int(subject) if subject.isdecimal() else place,
+        list(DETECTORS).index(line.detector),
+        # The benchmark's own settings first.
+        line.settings,
+    )
+
+
+def _title(number: int, protocol: str, split: str) -> str:
+    """Return a title that nobody can take for another."""
+    title = _TITLES[number]
+    if protocol == "released":
+        title = f"RELEASED PROTOCOL ({WARNING}). {title}"
+    if split == "development":
+        title = f"DEVELOPMENT SPLIT (held out of the training split). {title}"
+    return title
+
+
+def _notes(rows: Sequence[Row], split: str) -> list[str]:
+    """Return what a reader must know beside the figures."""
+    done = [row for row in rows if row["error"] is None]
+    notes = [
+        "± is the standard deviation over seeds, of the mean over classes where there is one.",
+        "The interval is Student's 95% interval over seeds; beside the paper's figure stands where "
+        "it lies to it. The spread of the paper's own figure, a mean of three runs, is left out.",
+    ]
+    if split == "development":
+        notes.append("The paper's figures are of the test split.")
+    if done:
+        dates = sorted(row["date"][:10] for row in done)
+        notes += [
+            f"Cells: {len(done)}. Dates: {dates[0]} to {dates[-1]}.",
+            f"Devices: {_listed(done, 'device')}. Commits: {_listed(done, 'commit')}.",
+        ]
+    if len(done) < len(rows):
+        notes.append(f"Cells that failed: {len(rows) - len(done)}.")
+    return notes + [f"{note}." for note in sorted({row["note"] for row in done} - {""})]
+
+
+def _listed(rows: Iterable[Row], field_: str) -> str:
+    """Return the values that occur, as text."""
+    return ", ".join(sorted({row[field_] for row in rows}))

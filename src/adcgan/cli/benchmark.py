@@ -1,0 +1,179 @@
+"""``adcgan benchmark``: train and judge detectors on the classes of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adcgan.cli import options
+from adcgan.cli.settings import settings
+from adcgan.cli.terminal import print_json, print_table, say
+from adcgan.errors import InputError
+
+if TYPE_CHECKING:
+    from adcgan.benchmark.sweep import Outcome
+
+
+def benchmark(
+    dataset: Annotated[str, typer.Option(help="A named set; see 'adcgan data list'.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder for the rows of results; goes on with what is there.")
+    ],
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="one-vs-all: the class is normal, the others anomalous. all-vs-one: the reverse."
+        ),
+    ] = "one-vs-all",
+    detectors: Annotated[
+        str, typer.Option(metavar="A,B", help="Names, as 'adcgan detectors' lists them.")
+    ] = "adcgan",
+    classes: Annotated[
+        str | None, typer.Option(metavar="0-9", help="Class numbers; every class if not given.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="0-2", help="A reported figure takes 3.")] = "0-2",
+    epochs: Annotated[
+        int | None, typer.Option(help="Instead of the paper's; the warm-up has its own parameter.")
+    ] = None,
+    max_train: Annotated[
+        int | None, typer.Option(help="Train on this many images at most.", min=1)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[DETECTOR.]KEY=VALUE",
+            help="A parameter, of one detector or of all that have it; may be repeated.",
+        ),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(help="test; or development: judge on held-out training images alone."),
+    ] = "test",
+    protocol: Annotated[
+        str, typer.Option(help="paper; or released: leaks labels, for audit only.")
+    ] = "paper",
+    workers: Annotated[int | None, typer.Option(help="Cells computed at a time.", min=1)] = None,
+    device: options.Device = "auto",
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster, or auto.")
+    ] = None,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Leave the models in OUT/cells.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Train and judge detectors, one cell for each class, detector and seed.
+
+    Finished cells are skipped, and a sweep that was stopped goes on when the same command is given
+    again. A cell that fails is a row with its error and does not stop the others; the exit code is
+    then 1, or 3 if all that failed diverged. 'adcgan tables OUT' shows the figures.
+    """
+    from adcgan.benchmark.cells import plan
+    from adcgan.benchmark.sweep import sweep
+
+    names = _names(detectors)
+    cells = plan(
+        dataset=dataset,
+        scheme=scheme,
+        classes=None if classes is None else numbers("--classes", classes),
+        detectors=_settings_by_detector(names, assignments or []),
+        seeds=numbers("--seeds", seeds),
+        protocol=protocol,
+        split=split,
+        max_train=max_train,
+        epochs=epochs,
+    )
+    outcome = sweep(cells, out, workers=workers, device=device, ray=ray, keep_models=keep_models)
+    if json:
+        print_json(outcome.rows)
+    else:
+        _show(outcome)
+    _account_for(outcome, out)
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Read numbers and ranges: ``0-2,5`` is 0, 1, 2, 5."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InputError(
+                f"{option} must be numbers and ranges such as 0-2,5. Got {text!r} instead."
+            )
+        stop = int(last) if dash else int(first)
+        if stop < int(first):
+            raise InputError(f"{option}: the range {part.strip()!r} runs backwards.")
+        found += range(int(first), stop + 1)
+    return list(dict.fromkeys(found))
+
+
+def _names(detectors: str) -> list[str]:
+    """Return the detectors' names, each known and once."""
+    from adcgan.detectors import DETECTORS
+
+    names = [name.strip() for name in detectors.split(",")]
+    for name in names:
+        if name not in DETECTORS:
+            raise InputError(
+                f"--detectors must be of {', '.join(DETECTORS)}. Got {name!r} instead."
+            )
+    return list(dict.fromkeys(names))
+
+
+def _settings_by_detector(
+    names: Sequence[str], assignments: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the parameters that ``--set`` gives each detector."""
+    from adcgan.detectors import DETECTORS
+
+    parameters = {name: DETECTORS[name]().get_params() for name in names}
+    given: dict[str, list[str]] = {name: [] for name in names}
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        prefix, dot, key = path.rpartition(".")
+        if dot and prefix not in names:
+            raise InputError(
+                f"--set {path}: {prefix!r} must be one of --detectors ({', '.join(names)})."
+            )
+        having = [prefix] if dot else [name for name in names if key in parameters[name]]
+        # Where none has it, the first one says what it has instead.
+        for name in having or names[:1]:
+            given[name].append(f"{key}{equals}{value}")
+    return {name: settings(DETECTORS[name], given[name], {}) for name in names}
+
+
+def _show(outcome: Outcome) -> None:
+    """Print one line for each cell."""
+    print_table(
+        ["class", "detector", "settings", "seed", "AUROC"],
+        [
+            [
+                f"{row['class']}",
+                row["detector"],
+                ", ".join(f"{key}={value}" for key, value in row["settings"].items()),
+                f"{row['seed']}",
+                "failed" if row["auroc"] is None else f"{row['auroc']:.4f}",
+            ]
+            for row in outcome.rows
+        ],
+    )
+
+
+def _account_for(outcome: Outcome, out: Path) -> None:
+    """Say what was done and what failed, and end with an exit code that tells."""
+    from adcgan.report.wording import counted
+
+    if any(row["protocol"] == "released" for row in outcome.rows):
+        say("warning: the released protocol leaks labels; its figures are for audit only")
+    for row in outcome.failed:
+        say(f"failed     {row['key']}: {row['error']}")
+    done = f"{counted(len(outcome.rows), 'cell')}, {outcome.n_skipped:,} of them done before"
+    say(f"rows       {out} ({done}, {len(outcome.failed):,} failed)")
+    if outcome.failed:
+        diverged = all(row["error"].startswith("DivergedError") for row in outcome.failed)
+        raise typer.Exit(3 if diverged else 1)
+    say(f"next       adcgan tables {out}")

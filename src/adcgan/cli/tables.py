@@ -1,0 +1,176 @@
+"""``adcgan tables``: the rows of a benchmark as the paper's tables, beside the paper's figures."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adcgan.cli.inputs import check_output_file, make_folder
+from adcgan.cli.terminal import print_table, say
+from adcgan.errors import InputError
+from adcgan.files import replacing, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+    from adcgan.benchmark.tables import Line, Table
+
+
+def tables(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="R...", help="Folders that 'adcgan benchmark' wrote.")
+    ],
+    format_: Annotated[
+        str, typer.Option("--format", help="terminal, markdown, csv or latex.")
+    ] = "terminal",
+    out: Annotated[Path | None, typer.Option(help="Write the tables to this file.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="A folder for plots of our figures against the paper's.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="paper; or released: leaks labels, for audit only.")
+    ] = "paper",
+    split: Annotated[str, typer.Option(help="test or development.")] = "test",
+) -> None:
+    """Show Tables 1, 3 and 4 as in the paper: mean over seeds with its spread, and the paper's.
+
+    Rows of the other protocol or split are left out, and counted. An average that lacks a class is
+    not shown. What differs from the benchmark's own settings is in a column.
+    """
+    from adcgan.benchmark import formats
+    from adcgan.benchmark.protocol import PROTOCOLS, SPLITS
+    from adcgan.benchmark.tables import make_tables, select
+
+    _check("--format", format_, formats.FORMATS)
+    _check("--protocol", protocol, PROTOCOLS)
+    _check("--split", split, SPLITS)
+    if out is not None:
+        check_output_file(out)
+        if format_ == "terminal":
+            raise InputError("--out needs --format markdown, csv or latex.")
+    rows = _rows(results)
+    chosen = select(rows, protocol, split)
+    if not chosen:
+        raise InputError(
+            f"R must hold rows of protocol {protocol!r} and split {split!r}. "
+            f"{', '.join(map(str, results))}: none of {len(rows)}."
+        )
+    made = make_tables(chosen, protocol, split)
+    if len(chosen) < len(rows):
+        say(f"left out   {len(rows) - len(chosen):,} of another protocol or split")
+    if format_ == "terminal":
+        _show(made)
+    else:
+        writers = {
+            "markdown": formats.markdown,
+            "csv": formats.comma_separated,
+            "latex": formats.latex,
+        }
+        text = writers[format_](made)
+        if out is None:
+            typer.echo(text, nl=False)
+        else:
+            make_folder(out.parent)
+            write_text(out, text)
+            say(f"tables     {out}")
+    if plots is not None:
+        _plot(made, plots)
+
+
+def _check(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a word that an option does not know."""
+    if value not in allowed:
+        raise InputError(f"{option} must be one of {', '.join(allowed)}. Got {value!r} instead.")
+
+
+def _rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the rows of all folders."""
+    from adcgan.benchmark.rows import ROWS_FILE, read_rows
+
+    rows = []
+    for folder in folders:
+        if not (folder / ROWS_FILE).exists():
+            raise InputError(f"R must be a folder with {ROWS_FILE} in it. {str(folder)!r} is not.")
+        rows += read_rows(folder)
+    return rows
+
+
+def _show(made: Sequence[Table]) -> None:
+    """Print the tables for people."""
+    from adcgan.benchmark.formats import grid
+
+    for table in made:
+        typer.echo(table.title)
+        columns, rows = grid(table)
+        # A table for each data set and scheme leaves the width of a terminal to the figures.
+        for (dataset, scheme), block in groupby(rows, key=lambda row: (row[0], row[1])):
+            typer.echo(f"\n{dataset}, {scheme}")
+            print_table(columns[2:], [row[2:] for row in block])
+    for note in made[0].notes:
+        typer.echo(note)
+
+
+def _plot(made: Sequence[Table], folder: Path) -> None:
+    """Write bars of the averages, and every class of ours over the paper's."""
+    make_folder(folder)
+    averages, classes = (
+        [line for line in table.lines if line.ours is not None and line.paper is not None]
+        for table in made[:2]
+    )
+    warning = made[0].title.split("Table 1")[0]
+    for name, lines, draw in (("averages", averages, _bars), ("classes", classes, _scatter)):
+        if not lines:
+            say(f"no plot of {name}: nothing stands beside a figure of the paper")
+            continue
+        path = folder / f"{name}.png"
+        figure = draw(lines)
+        if warning:
+            figure.suptitle(warning, fontsize=9)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+        say(f"plot       {path}")
+
+
+def _name(line: Line) -> str:
+    """Return what a figure is of, apart from its class."""
+    settings = f" ({line.settings})" if line.settings else ""
+    return f"{line.dataset} {line.scheme} {line.detector}{settings}"
+
+
+def _bars(lines: Sequence[Line]) -> Figure:
+    """Draw the averages beside the paper's."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from adcgan.report.comparison import bars_against_paper
+
+    figure = Figure(figsize=(7, 1.4 + 0.45 * len(lines)), layout="constrained")
+    ours, paper, spread = (
+        np.array([getattr(line, name) for line in lines], dtype=np.float64)
+        for name in ("ours", "paper", "spread")
+    )
+    bars_against_paper(figure.add_subplot(), [_name(x) for x in lines], ours, paper, spread)
+    return figure
+
+
+def _scatter(lines: Sequence[Line]) -> Figure:
+    """Draw every class over the paper's figure."""
+    from matplotlib.figure import Figure
+
+    from adcgan.report.comparison import scatter_against_paper
+
+    points: dict[str, tuple[list[float], list[float]]] = {}
+    for line in lines:
+        ours, paper = points.setdefault(_name(line), ([], []))
+        assert line.ours is not None
+        assert line.paper is not None
+        ours.append(line.ours)
+        paper.append(line.paper)
+    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
+    scatter_against_paper(figure.add_subplot(), points)
+    return figure
