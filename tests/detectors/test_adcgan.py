@@ -92,6 +92,21 @@ def test_other_latent_readings(latent: str) -> None:
     assert ("latent_critic" in detector.networks_) == (latent != "none")
 
 
+def test_batch_statistics_change_the_scores_and_not_the_weights() -> None:
+    recomputed, running = (
+        ADCGAN(**{**QUICK, "epochs": 1, "batch_statistics": kind}).fit(discs(60, 0))
+        for kind in ("recomputed", "running")
+    )
+    for (name, a), b in zip(
+        recomputed.networks_.named_parameters(), running.networks_.parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=0, rtol=0, msg=name)
+    images = discs(5, 1)
+    assert not np.allclose(
+        recomputed.decision_function(images), running.decision_function(images), rtol=1e-3
+    )
+
+
 @pytest.mark.parametrize("negatives", ["self", "all"])
 def test_other_negatives_train(negatives: str) -> None:
     detector = ADCGAN(**{**QUICK, "epochs": 1, "negatives": negatives}).fit(discs(100, 0))
