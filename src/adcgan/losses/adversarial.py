@@ -116,7 +116,9 @@ def wasserstein_gradient_penalty(
     assert mix.shape == real.shape[:1]
     weight = mix.reshape(-1, *[1] * (real.dim() - 1))
     between = (weight * real + (1 - weight) * fake).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    # A view, since PyTorch's counter of operations cannot watch a module whose input is a leaf.
+    values = critic(between.view_as(between))
+    (slope,) = torch.autograd.grad(values.sum(), between, create_graph=True)
     length = torch.linalg.vector_norm(at_least_float32(slope).flatten(1), dim=1)
     penalty: Tensor = (length - 1).square().mean()
     return penalty
