@@ -43,6 +43,9 @@ class Audit:
         The release's arithmetic, but a fresh z for every image: the same without the leak.
     released : ndarray of float64 (draws,)
         The release's evaluation, once for each z that the anomalous images share.
+    control : ndarray of float64 (draws,)
+        The same with the normal images themselves in the place of the anomalous ones. There is
+        nothing to detect, so whatever is not 0.5 is the leak.
     n_normal, n_anomalous : int
         Images of either kind.
     """
@@ -50,12 +53,12 @@ class Audit:
     honest: float
     fresh: float
     released: NDArray[np.float64]
+    control: NDArray[np.float64]
     n_normal: int
     n_anomalous: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures, JSON-ready."""
-        low, median, high = np.quantile(self.released, [0.05, 0.5, 0.95])
         return {
             "warning": WARNING,
             "n_normal": self.n_normal,
@@ -63,16 +66,16 @@ class Audit:
             "draws": len(self.released),
             "honest": {"auroc": self.honest},
             "fresh": {"auroc": self.fresh},
-            "released": {
-                "minimum": float(self.released.min()),
-                "p05": float(low),
-                "median": float(median),
-                "p95": float(high),
-                "maximum": float(self.released.max()),
-                "mean": float(self.released.mean()),
-                "aurocs": self.released.tolist(),
-            },
+            "released": _distribution(self.released),
+            "control": _distribution(self.control),
         }
+
+
+def _distribution(aurocs: NDArray[np.float64]) -> dict[str, Any]:
+    """Return values and what sums them up."""
+    names = ("minimum", "p05", "median", "p95", "maximum")
+    levels = np.quantile(aurocs, [0, 0.05, 0.5, 0.95, 1]).tolist()
+    return dict(zip(names, levels, strict=True)) | {"aurocs": aurocs.tolist()}
 
 
 def released_assessment(
@@ -154,20 +157,23 @@ def audit(
     score_normal = on_normal.score(_fresh(model, len(normal), streams[0]))
     fresh = on_anomalous.score(_fresh(model, len(anomalous), streams[1]))
     shared = _fresh(model, draws, streams[2])
-    released = np.empty(draws)
+    alike = np.repeat(np.array([0, 1]), len(normal))
+    released, control = np.empty(draws), np.empty(draws)
     progress = progress or terminal_progress()
     progress.start("Audit", draws)
     try:
         for i in range(draws):
-            scores = np.concatenate([score_normal, on_anomalous.score(shared[i : i + 1])])
-            released[i] = auroc(labels, scores)
+            one_z = shared[i : i + 1]
+            released[i] = auroc(labels, np.append(score_normal, on_anomalous.score(one_z)))
+            control[i] = auroc(alike, np.append(score_normal, on_normal.score(one_z)))
             progress.advance()
     finally:
         progress.finish()
     return Audit(
         honest=auroc(labels, honest),
-        fresh=auroc(labels, np.concatenate([score_normal, fresh])),
+        fresh=auroc(labels, np.append(score_normal, fresh)),
         released=released,
+        control=control,
         n_normal=len(normal),
         n_anomalous=len(anomalous),
     )

@@ -9,7 +9,7 @@ import typer
 
 from adcgan.cli import options
 from adcgan.cli.inputs import check_output_folder, make_folder
-from adcgan.cli.terminal import print_json, say
+from adcgan.cli.terminal import print_json, print_table, say
 from adcgan.errors import InputError
 from adcgan.files import replacing, write_json, write_text
 
@@ -24,12 +24,13 @@ _PAGE = """# Audit of the released evaluation
 |---|---|
 | the model's own score: fixed draws, the same for every image | {honest:.4f} |
 | the release's arithmetic, a fresh z for every image | {fresh:.4f} |
-| as released: a fresh z for each normal image, one for all anomalies | {low:.4f} to {high:.4f} |
+| as released: a fresh z for each normal image, one for all anomalies | {released} |
+| as released, the normal images themselves in the place of the anomalies | {control} |
 
-The last line is {draws} draws of that one z: median {median:.4f}, 90% between {p05:.4f} and
-{p95:.4f}. Model and images are the same throughout, so this spread is not detection: the score
-of an anomalous image depends on a draw that it shares with all other anomalous images and with
-no normal one. The highest draws are no evidence for the model, nor the lowest against it.
+The last two lines are {draws} draws of that one z. Model and images are the same throughout, so
+their spread is not detection: the score of an anomalous image depends on a draw that it shares with
+all other anomalous images and with no normal one. The last line has nothing to detect. Whatever
+differs from 0.5 there is what the protocol gives away.
 
 ![AUROC by the shared z](audit.png)
 
@@ -123,7 +124,7 @@ def _write(out: Path, result: Audit, figures: dict[str, Any]) -> None:
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    audit_histogram(axes, result.released, result.honest, result.fresh)
+    audit_histogram(axes, result.released, result.control, result.honest, result.fresh)
     figure.suptitle(f"released protocol: {figures['warning']}", fontsize=9)
     with replacing(out / "audit.png") as temporary:
         figure.savefig(temporary, format="png", dpi=150)
@@ -133,7 +134,6 @@ def _write(out: Path, result: Audit, figures: dict[str, Any]) -> None:
 
 def _page(figures: dict[str, Any]) -> str:
     """Return the page for people."""
-    released = figures["released"]
     singled = "normal" if figures["scheme"] == "one-vs-all" else "anomalous"
     return _PAGE.format(
         warning=figures["warning"][0].upper() + figures["warning"][1:],
@@ -142,22 +142,27 @@ def _page(figures: dict[str, Any]) -> str:
         data=f"{figures['dataset']}, class {figures['class']} {singled}",
         honest=figures["honest"]["auroc"],
         fresh=figures["fresh"]["auroc"],
-        low=released["minimum"],
-        high=released["maximum"],
+        released=_range(figures["released"]),
+        control=_range(figures["control"]),
         draws=figures["draws"],
-        median=released["median"],
-        p05=released["p05"],
-        p95=released["p95"],
         method=_METHODS[figures["settings"]["latent"]],
     )
 
 
+def _range(aurocs: dict[str, Any]) -> str:
+    """Return where the AUROCs of all draws lie."""
+    return f"{aurocs['minimum']:.4f} to {aurocs['maximum']:.4f}, median {aurocs['median']:.4f}"
+
+
 def _show(figures: dict[str, Any]) -> None:
     """Print the figures for people."""
-    released = figures["released"]
-    typer.echo(f"honest score                     AUROC {figures['honest']['auroc']:.4f}")
-    typer.echo(f"released, fresh z for each image AUROC {figures['fresh']['auroc']:.4f}")
-    typer.echo(
-        f"released, anomalies share one z  AUROC {released['minimum']:.4f} to "
-        f"{released['maximum']:.4f} over {figures['draws']} draws ({figures['warning']})"
+    say(f"released protocol: {figures['warning']}; {figures['draws']} draws of z")
+    print_table(
+        ["protocol", "AUROC"],
+        [
+            ["honest: the model's own score", f"{figures['honest']['auroc']:.4f}"],
+            ["released, but a fresh z for every image", f"{figures['fresh']['auroc']:.4f}"],
+            ["released: anomalies share one z", _range(figures["released"])],
+            ["released, with nothing to detect", _range(figures["control"])],
+        ],
     )

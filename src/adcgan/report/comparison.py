@@ -81,7 +81,9 @@ def scatter_against_paper(axes: Axes, points: Mapping[str, tuple[ArrayLike, Arra
     return _dressed(axes)
 
 
-def audit_histogram(axes: Axes, released: ArrayLike, honest: float, fresh: float) -> Axes:
+def audit_histogram(
+    axes: Axes, released: ArrayLike, control: ArrayLike, honest: float, fresh: float
+) -> Axes:
     """Draw the AUROCs that one model gets by the z that anomalous images share.
 
     Parameters
@@ -90,6 +92,8 @@ def audit_histogram(axes: Axes, released: ArrayLike, honest: float, fresh: float
         Where to draw.
     released : array-like of shape (draws,)
         AUROC in [0, 1] for each shared z.
+    control : array-like of shape (draws,)
+        The same where there is nothing to detect.
     honest, fresh : float
         AUROC of the model's own score, and with a fresh z for every image.
 
@@ -99,6 +103,7 @@ def audit_histogram(axes: Axes, released: ArrayLike, honest: float, fresh: float
         `axes`.
     """
     edges = np.linspace(0, 1, 51)
+    axes.hist(control, bins=edges.tolist(), color=MUTED, alpha=0.5, label="nothing to detect")
     axes.hist(released, bins=edges.tolist(), color=ANOMALOUS, alpha=0.6, label="one z shared")
     axes.axvline(honest, color=NORMAL, linewidth=2, label="honest score")
     axes.axvline(fresh, color=INK, linewidth=1.5, linestyle=(0, (5, 3)), label="fresh z for each")
@@ -109,7 +114,7 @@ def audit_histogram(axes: Axes, released: ArrayLike, honest: float, fresh: float
 def _dressed(axes: Axes) -> Axes:
     """Give a plot its grid, its legend above, and the common look."""
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, labelcolor=INK, fontsize=8
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, labelcolor=INK, fontsize=8
     )
     axes.set_axisbelow(True)
     axes.grid(color=GRID, linewidth=0.8)
