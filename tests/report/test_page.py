@@ -101,7 +101,8 @@ def fitted(**changes):
 
 
 RUN = {
-    "settings": {"data": {"source": "photos <train>"}},
+    "settings": {"data": {"images": 40}},
+    "source": "photos <train>",
     "versions": {"adcgan": "0.1.0"},
     "hardware": {"device": "cpu", "name": "x86_64"},
 }
