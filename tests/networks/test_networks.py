@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from adcgan.data.decode import MAX_SIZE, MIN_SIZE
 from adcgan.networks import (
-    MAXIMUM_SIZE,
-    MINIMUM_SIZE,
     Critic,
     Encoder,
     Generator,
@@ -55,7 +54,7 @@ def test_maps_have_the_sizes_of_the_table(size: int, latent: int, local: tuple[i
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "size", [MINIMUM_SIZE, 17, 24, 27, 28, 29, 31, 32, 33, 50, 64, 100, 129, MAXIMUM_SIZE]
+    "size", [MIN_SIZE, 17, 24, 27, 28, 29, 31, 32, 33, 50, 64, 100, 129, MAX_SIZE]
 )
 def test_every_size_goes_through_all_networks(size: int, channels: int) -> None:
     encoder, generator, critic = build(size, channels, width=0.05)

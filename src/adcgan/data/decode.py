@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from adcgan.errors import InputError
 
-Resize = Literal["squash", "crop", "pad"]
 RESIZES: tuple[str, ...] = ("squash", "crop", "pad")
 MIN_SIZE, MAX_SIZE = 16, 256
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adcgan.data import ImageSet, load_images
 from adcgan.data.arrays import is_array
+from adcgan.data.decode import MAX_SIZE, MIN_SIZE
 from adcgan.data.prepare import Split, split_held_out, to_floats
 from adcgan.detectors import storage
 from adcgan.detectors.assessment import Assessment, placed
@@ -29,7 +30,6 @@ from adcgan.detectors.parameters import (
     whole,
 )
 from adcgan.errors import InputError
-from adcgan.networks import MAXIMUM_SIZE, MINIMUM_SIZE
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring import (
     Threshold,
@@ -51,7 +51,7 @@ Shape = tuple[int, int, int]
 
 MINIMUM_IMAGES = 3
 COMMON_RULES: dict[str, Rule] = {
-    "image_size": maybe(whole(MINIMUM_SIZE, MAXIMUM_SIZE)),
+    "image_size": maybe(whole(MIN_SIZE, MAX_SIZE)),
     "resize": one_of("squash", "crop", "pad"),
     "validation_fraction": real(0, 1, above=True, below=True),
     "fpr": real(0, 1, above=True, below=True),

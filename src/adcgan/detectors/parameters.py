@@ -59,7 +59,6 @@ def maybe(rule: Rule) -> Rule:
 
 
 text = Rule(lambda v: isinstance(v, str), "text")
-yes_or_no = Rule(lambda v: isinstance(v, bool), "True or False")
 
 
 def check(owner: str, parameters: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:

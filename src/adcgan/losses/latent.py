@@ -13,10 +13,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from adcgan.errors import InputError
-from adcgan.losses.precision import at_least_float32
+from adcgan.losses.adversarial import logistic_critic_loss, logistic_generator_loss
 
 LatentKind = Literal["pair", "single"]
 LATENT_KINDS: tuple[LatentKind, ...] = get_args(LatentKind)
@@ -38,8 +37,7 @@ def latent_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     Tensor of shape ()
         The sum of the two terms: at least 0; 2 log 2 where D_z cannot tell the two apart.
     """
-    real, fake = at_least_float32(real_logits), at_least_float32(fake_logits)
-    return functional.softplus(-real).mean() + functional.softplus(fake).mean()
+    return logistic_critic_loss(real_logits, fake_logits)
 
 
 def latent_encoder_loss(fake_logits: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ def latent_encoder_loss(fake_logits: Tensor) -> Tensor:
     Tensor of shape ()
         At least 0; log 2 where D_z cannot tell the two apart.
     """
-    return functional.softplus(-at_least_float32(fake_logits)).mean()
+    return logistic_generator_loss(fake_logits)
 
 
 def latent_training_inputs(kind: LatentKind, z: Tensor, e_x: Tensor) -> tuple[Tensor, Tensor]:

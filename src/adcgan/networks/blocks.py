@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-TABLE_SIZES = (28, 32, 64)
-MINIMUM_SIZE, MAXIMUM_SIZE = 16, 256
+from adcgan.data.decode import MAX_SIZE, MIN_SIZE
+
 STEM_CHANNELS = 64
 
 
@@ -45,7 +45,7 @@ def column_for(size: int, table: Mapping[int, tuple[Conv, ...]]) -> tuple[Conv, 
     halve the image until it is below 128 px; below 28 px, the 28 px column is padded so that its
     stride-1 layers keep the size of the map.
     """
-    assert MINIMUM_SIZE <= size <= MAXIMUM_SIZE
+    assert MIN_SIZE <= size <= MAX_SIZE
     if size in table:
         return table[size]
     if size < 28:
