@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from adcgan.data.decode import MAX_SIZE, MIN_SIZE
+from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, PReLU, spectral_norm
 
 STEM_CHANNELS = 64
 
@@ -63,7 +63,7 @@ def column_for(size: int, table: Mapping[int, tuple[Conv, ...]]) -> tuple[Conv, 
 def convolution(in_channels: int, layer: Conv, out_channels: int, *, bias: bool) -> nn.Module:
     """Return `layer` as a spectrally normalised convolution."""
     return spectral_norm(
-        nn.Conv2d(
+        Conv2d(
             in_channels,
             out_channels,
             layer.kernel,
@@ -85,15 +85,15 @@ class ConvBlock(nn.Sequential):
             convolution(in_channels, layer, self.out_channels, bias=False),
             nn.BatchNorm2d(self.out_channels),
             nn.LeakyReLU(slope, inplace=True),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
 
 class UpBlock(nn.Sequential):
     """Transposed (or plain) convolution, BatchNorm, PReLU (the generator)."""
 
-    def __init__(self, convolution: nn.ConvTranspose2d | nn.Conv2d) -> None:
-        super().__init__(convolution, nn.BatchNorm2d(convolution.out_channels), nn.PReLU())
+    def __init__(self, convolution: ConvTranspose2d | Conv2d) -> None:
+        super().__init__(convolution, nn.BatchNorm2d(convolution.out_channels), PReLU())
 
 
 class ResidualBlock(nn.Module):
@@ -102,10 +102,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
-            nn.PReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            PReLU(),
+            Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
         )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
+from adcgan.networks.layers import spectral_norm
 
 # The last two layers of a column are the last block: the local map is taken before it.
 COLUMNS = {

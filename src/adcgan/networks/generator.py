@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from adcgan.networks.blocks import ResidualBlock, UpBlock, scaled
+from adcgan.networks.layers import Conv2d, ConvTranspose2d
 
 EMBEDDING = (128, 512)
 
@@ -76,7 +77,7 @@ class Generator(nn.Module):
         previous = latent_dim
         for hidden in EMBEDDING:
             out = scaled(hidden, width)
-            layers.append(UpBlock(nn.Conv2d(previous, out, 3, padding=1, bias=False)))
+            layers.append(UpBlock(Conv2d(previous, out, 3, padding=1, bias=False)))
             previous = out
         column, last_padding = column_for(size)
         side = 1
@@ -87,13 +88,13 @@ class Generator(nn.Module):
             out = scaled(layer.channels, width)
             layers.append(
                 UpBlock(
-                    nn.ConvTranspose2d(
+                    ConvTranspose2d(
                         previous, out, layer.kernel, layer.stride, layer.padding, bias=False
                     )
                 )
             )
             previous, side = out, layer.out_size(side)
-        layers.append(nn.Conv2d(previous, channels, 3, padding=last_padding))
+        layers.append(Conv2d(previous, channels, 3, padding=last_padding))
         side += 2 * last_padding - 2
         assert side == size if size in COLUMNS else side >= size
         self.layers = nn.Sequential(*layers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+
+from adcgan.networks.layers import spectral_norm
 
 
 class LatentCritic(nn.Module):

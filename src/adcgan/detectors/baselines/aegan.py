@@ -18,6 +18,7 @@ from adcgan.detectors.baselines.schedule import step_count
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss, reconstruction_loss
 from adcgan.networks.blocks import scaled
+from adcgan.networks.layers import Conv2d, ConvTranspose2d
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -188,9 +189,9 @@ class Encoder(nn.Module):
         sides = _sides(size)
         layers: list[nn.Module] = []
         for out in _channels(len(sides) - 1, width):
-            layers += [nn.Conv2d(channels, out, KERNEL, 2), nn.BatchNorm2d(out), nn.LeakyReLU(0.2)]
+            layers += [Conv2d(channels, out, KERNEL, 2), nn.BatchNorm2d(out), nn.LeakyReLU(0.2)]
             channels = out
-        layers.append(nn.Conv2d(channels, latent_dim, sides[-1]))
+        layers.append(Conv2d(channels, latent_dim, sides[-1]))
         self.layers = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(latent_dim)
 
@@ -211,13 +212,13 @@ class Generator(nn.Module):
         super().__init__()
         sides = _sides(size)
         hidden = _channels(len(sides) - 1, width)[::-1]
-        layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, hidden[0], sides[-1])]
+        layers: list[nn.Module] = [ConvTranspose2d(latent_dim, hidden[0], sides[-1])]
         side = sides[-1]
         for before, after, wanted in zip(
             hidden, [*hidden[1:], channels], sides[-2::-1], strict=True
         ):
             layers += [nn.BatchNorm2d(before), nn.ReLU()]
-            layers.append(nn.ConvTranspose2d(before, after, wanted - 2 * (side - 1), 2))
+            layers.append(ConvTranspose2d(before, after, wanted - 2 * (side - 1), 2))
             side = wanted
         self.layers = nn.Sequential(*layers)
 
@@ -237,7 +238,7 @@ class Critic(nn.Module):
         layers: list[nn.Module] = []
         for number, out in enumerate(hidden):
             last = number == len(hidden) - 1
-            layers.append(nn.Conv2d(channels, out, KERNEL, 3 if last else 2))
+            layers.append(Conv2d(channels, out, KERNEL, 3 if last else 2))
             layers += [nn.BatchNorm2d(out), nn.LeakyReLU(0.2)]
             channels = out
         self.layers = nn.Sequential(*layers, nn.Flatten())

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel
 
 from adcgan.detectors.base import Components, Detector, Shape
@@ -24,6 +23,7 @@ from adcgan.detectors.baselines.stacks import Down, Up, channels_for, normal, si
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
+from adcgan.networks.layers import Dropout, spectral_norm
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -180,7 +180,7 @@ def _dense(in_features: int, out_features: int) -> nn.Sequential:
     return nn.Sequential(
         spectral_norm(normal(nn.Linear(in_features, out_features), STD)),
         nn.LeakyReLU(0.2),
-        nn.Dropout(DROPOUT),
+        Dropout(DROPOUT),
     )
 
 

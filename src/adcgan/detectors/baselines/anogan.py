@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from adcgan.detectors.base import Components, Detector, Shape
 from adcgan.detectors.baselines.schedule import step_count
 from adcgan.detectors.baselines.search import Starts, search_latents, searching
-from adcgan.detectors.baselines.stacks import Down, Up, channels_for, normal, signed, unsigned
+from adcgan.detectors.baselines.stacks import Down, Up, halvings, normal, signed, unsigned
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
+from adcgan.networks.blocks import scaled
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -32,8 +33,9 @@ from adcgan.training.device import PRECISIONS
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# DCGAN's, from the image inwards (Radford et al. 2016); at 64 px a layer of 64 comes before them.
-CHANNELS = (128, 256, 512)
+# DCGAN's rule (Radford et al. 2016): these channels next to the image, twice as many after each
+# halving, up to the most. At 64 px that is the published 64, 128, 256, 512.
+LEAST_CHANNELS, MOST_CHANNELS = 64, 512
 
 
 class AnoGAN(Detector):
@@ -115,14 +117,16 @@ class AnoGAN(Detector):
 
     def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
         channels, size, _ = shape
-        hidden = channels_for(size, CHANNELS, width)
-        return nn.ModuleDict(
-            {
-                "generator": Up(channels, size, self.latent_dim, hidden[::-1]),
-                "critic": Critic(channels, size, hidden),
-                "starts": Starts(1, self.latent_dim, self.random_state),
-            }
-        )
+        doubled = [LEAST_CHANNELS * 2**level for level in range(halvings(size))]
+        hidden = [scaled(min(count, MOST_CHANNELS), width) for count in doubled]
+        networks = {
+            "generator": Up(channels, size, self.latent_dim, hidden[::-1]),
+            "critic": Critic(channels, size, hidden),
+            "starts": Starts(1, self.latent_dim, self.random_state),
+        }
+        # The search takes 1.4 times as long on CPUs with the channels outermost.
+        modules = nn.ModuleDict(networks)
+        return modules.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
     def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
         parameters = {name: list(networks[name].parameters()) for name in ("generator", "critic")}

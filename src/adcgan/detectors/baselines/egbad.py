@@ -23,6 +23,7 @@ from adcgan.detectors.baselines.stacks import Down, channels_for, normal, signed
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
+from adcgan.networks.layers import Dropout
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -222,7 +223,7 @@ class Critic(nn.Module):
     @staticmethod
     def _dense(in_features: int, out_features: int) -> nn.Sequential:
         layer = normal(nn.Linear(in_features, out_features), STD)
-        return nn.Sequential(layer, nn.LeakyReLU(SLOPE), nn.Dropout(DROPOUT))
+        return nn.Sequential(layer, nn.LeakyReLU(SLOPE), Dropout(DROPOUT))
 
     def features(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the last hidden layer (B, F) for images (B, C, H, W) with latents (B, z)."""

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from adcgan.networks.blocks import scaled
+from adcgan.networks.layers import Dropout, spectral_norm
 
 Norm = Literal["none", "later", "all"]
 Weighted = TypeVar("Weighted", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -100,7 +100,7 @@ class Down(nn.Sequential):
                 layers.append(nn.BatchNorm2d(out))
             layers.append(nn.LeakyReLU(slope, inplace=True))
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             in_channels, size = out, (size + 2 * padding - kernel) // 2 + 1
         super().__init__(*layers, nn.Flatten())
         self.side, self.out_channels, self.features = size, in_channels, in_channels * size**2
