@@ -329,4 +329,13 @@ def test_what_cannot_be_shown_is_one_line_and_exit_code_2(results, arguments, me
 def test_a_folder_without_rows_is_refused(tmp_path):
     result = run("tables", tmp_path)
     assert result.exit_code == 2
-    assert "R must be a folder with rows.jsonl in it" in result.stderr
+    assert "R must be a folder with rows.jsonl in it, or a file of rows" in result.stderr
+
+
+def test_files_of_rows_make_the_tables_of_their_folder(results, tmp_path):
+    moved = tmp_path / "some-name.jsonl"
+    moved.write_bytes((results / "rows.jsonl").read_bytes())
+    from_folder = run("tables", results, "--format", "csv")
+    from_file = run("tables", moved, "--format", "csv")
+    assert from_file.exit_code == 0
+    assert from_file.stdout == from_folder.stdout

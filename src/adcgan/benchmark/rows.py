@@ -84,15 +84,17 @@ class RowsFile:
         os.ftruncate(self._file, content.rfind(b"\n") + 1)
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Return the rows of a sweep's folder in the order they were written; none without a file.
+def read_rows(source: Path) -> list[Row]:
+    """Return the rows of a sweep's folder, or of a file, in the order they were written.
+
+    None where there is no file.
 
     Raises
     ------
     InputError
         If a line is no JSON object.
     """
-    path = folder / ROWS_FILE
+    path = source / ROWS_FILE if source.is_dir() else source
     if not path.exists():
         return []
     whole_lines = path.read_bytes().split(b"\n")[:-1]

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 def tables(
     results: Annotated[
-        list[Path], typer.Argument(metavar="R...", help="Folders that 'adcgan benchmark' wrote.")
+        list[Path],
+        typer.Argument(
+            metavar="R...", help="Folders that 'adcgan benchmark' wrote, or .jsonl files of rows."
+        ),
     ],
     format_: Annotated[
         str, typer.Option("--format", help="terminal, markdown, csv or latex.")
@@ -88,15 +91,18 @@ def _check(option: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{option} must be one of {', '.join(allowed)}. Got {value!r} instead.")
 
 
-def _rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the rows of all folders."""
+def _rows(sources: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the rows of all folders and files."""
     from adcgan.benchmark.rows import ROWS_FILE, read_rows
 
     rows = []
-    for folder in folders:
-        if not (folder / ROWS_FILE).exists():
-            raise InputError(f"R must be a folder with {ROWS_FILE} in it. {str(folder)!r} is not.")
-        rows += read_rows(folder)
+    for source in sources:
+        if not (source.is_file() or (source / ROWS_FILE).is_file()):
+            raise InputError(
+                f"R must be a folder with {ROWS_FILE} in it, or a file of rows. "
+                f"{str(source)!r} is neither."
+            )
+        rows += read_rows(source)
     return rows
 
 
