@@ -24,7 +24,18 @@ TINY = [
     *("--set", "width=0.125", "--set", "warmup_epochs=1", "--set", "min_steps=0"),
     *("--set", "fpr=0.2", "--device", "cpu"),
 ]
-COMMANDS = ["demo", "fit", "score", "evaluate", "report", "detectors", "data list", "data prepare"]
+COMMANDS = [
+    "demo",
+    "fit",
+    "score",
+    "evaluate",
+    "report",
+    "detectors",
+    "data list",
+    "data prepare",
+    "export",
+    "serve",
+]
 
 
 def run(*arguments):

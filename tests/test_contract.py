@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.metrics import make_scorer, roc_auc_score
 from sklearn.model_selection import cross_val_score
@@ -288,3 +289,52 @@ def test_fewer_images_than_a_batch_are_enough(name: str) -> None:
     detector = quick(name).fit(images()[0][:5])
     assert (detector.n_train_, detector.n_calibration_) == (4, 1)
     assert np.isfinite(detector.decision_function(images()[1])).all()
+
+
+@every_detector
+def test_contributions_add_up_to_the_score_less_a_constant(name: str) -> None:
+    detector, tested = fitted(name), images()[1]
+    components = detector.score_components(tested)
+    contributions = detector.score_contributions(components)
+    assert contributions.keys() == components.keys()
+    rest = detector.decision_function(tested) - sum(contributions.values())
+    np.testing.assert_allclose(rest, rest[0], atol=1e-9 * np.abs(rest).max() + 1e-9)
+
+
+@every_detector
+def test_generated_images_depend_on_the_seed_alone_and_leave_the_detector_as_it_was(
+    name: str,
+) -> None:
+    detector, tested = fitted(name), images()[1]
+    if "generator" not in getattr(detector, "networks_", ()):
+        with pytest.raises(InputError, match="has no generator"):
+            detector.generate()
+        return
+    before = detector.decision_function(tested)
+    few, many = detector.generate(3), detector.generate(70)
+    assert few.shape == (3, 16, 16, 1)
+    assert few.dtype == np.float32
+    assert many.min() >= 0
+    assert many.max() <= 1
+    np.testing.assert_array_equal(few, many[:3])
+    assert not np.array_equal(few, detector.generate(3, seed=1))
+    assert not np.array_equal(many[0], many[69])
+    np.testing.assert_array_equal(before, detector.decision_function(tested))
+    with pytest.raises(InputError, match=r"'n' parameter of .*generate must be"):
+        detector.generate(0)
+
+
+@every_detector
+def test_notebooks_show_what_was_learned_and_both_ways_to_ask_agree(name: str) -> None:
+    detector = fitted(name)
+    html = detector._repr_html_()
+    assert html is not None
+    assert detector._repr_mimebundle_() == {"text/plain": repr(detector), "text/html": html}
+    assert f"{detector.n_train_} normal images" in html
+    assert f"{detector.threshold_:.4g} (budget 50%)" in html
+    unfitted = quick(name)._repr_html_()
+    assert unfitted is not None
+    assert "has learned nothing yet" in unfitted
+    with config_context(display="text"):
+        assert detector._repr_html_() is None
+        assert detector._repr_mimebundle_() == {"text/plain": repr(detector)}

@@ -1,36 +1,193 @@
-"""The documentation tells the truth: its code runs and its links lead somewhere."""
+"""The documentation tells the truth: its code runs, its names exist, its links lead somewhere."""
 
 from __future__ import annotations
 
+import functools
+import http.server
+import inspect
+import json
 import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+import adcgan
+from adcgan import DETECTORS, load_named
+from adcgan.cli import app, fit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("results/*.md")])
+DETECTOR_PAGES = sorted(set(DOCS.glob("detectors/*.md")) - {DOCS / "detectors" / "README.md"})
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Return (language, content) of the fenced blocks of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def table_under(page: Path, heading: str) -> dict[str, str]:
+    """Return the first two columns of the first table under a heading."""
+    part = text_of(page).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \| (.*?) \|", part, re.MULTILINE)
+    assert rows, heading
+    return {name.strip("`"): meaning for keys, meaning in rows for name in keys.split(", ")}
+
+
+# -- links ---------------------------------------------------------------------------------------
+
+
+@every_page
 def test_local_links_lead_to_files(page: Path) -> None:
-    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)#]+)", prose):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
-def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
+# -- code ----------------------------------------------------------------------------------------
+
+RUN = [
+    "README.md",
+    "docs/index.md",
+    "docs/tutorial.md",
+    "docs/python.md",
+    "docs/from-anomalib.md",
+    "docs/export.md",
+    pytest.param("docs/from-pyod.md", marks=pytest.mark.peers),
+]
+# What sets up the environment that the tests run in already, and what tests/test_cli.py runs.
+NOT_RUN = (
+    "pip install",
+    "PIP_CONSTRAINT=",
+    "python3 -m venv",
+    ". venv/bin/activate",
+    "pytest",
+    "adcgan demo",
+)
+# The commands are run as they stand, their options are read and checked; then the networks are
+# made small, so that a page takes seconds.
+SMALL = {"width": 0.06, "image_size": 16, "warmup_epochs": 1, "epochs": 1, "min_steps": 0}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the folders that the pages name, digits in the place of photographs."""
+    root = tmp_path_factory.mktemp("photographs")
+    digits = load_named("digits", "train")
+    assert digits.labels is not None
+    small, large = (digits.images[chosen, 0] for chosen in (digits.labels < 5, digits.labels > 4))
+    for folder, images in {
+        "photos/normal": small[:200],
+        "photos/new": large[:6],
+        "photos/test/normal": small[200:206],
+        "photos/test/anomalous": large[6:12],
+        "bottle/train/good": small[:60],
+        "bottle/test/good": small[206:212],
+        "bottle/test/broken_large": large[12:15],
+        "bottle/test/contamination": large[15:18],
+    }.items():
+        (root / folder).mkdir(parents=True)
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(root / folder / f"{index:03}.png")
+    (root / "photos/normal/broken.jpg").write_bytes(b"not an image")
+    return root
+
+
+@pytest.fixture
+def beside_photographs(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a fresh copy of the photographs the current folder, and every network small."""
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    asked = fit.settings
+
+    def settings(kind: type, *rest: Any) -> dict[str, Any]:
+        known = inspect.signature(kind).parameters
+        return asked(kind, *rest) | {k: v for k, v in SMALL.items() if k in known}
+
+    monkeypatch.setattr(fit, "settings", settings)
+    monkeypatch.setattr(adcgan.Detector, "fit_cost", lambda *_: None)  # it times a few steps
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_code_of_a_page_runs(name: str, beside_photographs: Path) -> None:
+    names: dict[str, object] = {}
+    ran = 0
+    if name == "docs/from-pyod.md":
+        pytest.importorskip("combo", reason="PyOD combines through the package combo")
+        pytest.importorskip("pyod")
+    for language, content in blocks(ROOT / name):
+        assert language in {"sh", "console", "python", "text"}, language
+        if language == "python":
+            run_python(content, name, names)
+        elif language != "text":
+            lines = content.splitlines()
+            if language == "console":
+                lines = [line[2:] for line in lines if line.startswith("$ ")]
+            run_shell("\n".join(lines))
+        ran += language != "text"
+    assert ran
+    if name == "README.md":
+        assert len(names["scores"]) == len(names["digits"])  # type: ignore[arg-type]
+        assert set(names["labels"]) == {0, 1}  # type: ignore[call-overload]
+        assert {"scores.csv", "heat", "results"} <= {p.name for p in beside_photographs.iterdir()}
+    if name == "docs/tutorial.md":
+        header = Path("pixels.csv").read_text().splitlines()[0].split(",")
+        assert header == ["path", "score", "p_value", "anomalous", "residual", "error"]
+        assert len(list(Path("heat-pixels").iterdir())) == len(list(Path("photos/new").iterdir()))
+
+
+def run_python(code: str, name: str, names: dict[str, object]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for block in blocks:
-            names: dict[str, object] = {}
-            exec(compile(block, "README.md", "exec"), names)
-    assert len(names["scores"]) == len(names["digits"])
-    assert set(names["labels"]) == {0, 1}
+        exec(compile(code, name, "exec"), names)
+
+
+def run_shell(script: str) -> None:
+    """Run the commands of a block: ours in this process, what is between them by a shell."""
+    others: list[str] = []
+    for line in [*script.replace("\\\n", " ").replace(" && ", "\n").splitlines(), "adcgan -h"]:
+        if not line or line.startswith(NOT_RUN):
+            continue
+        if line.startswith("adcgan "):
+            if others:
+                subprocess.run(["bash", "-euc", "\n".join(others)], check=True)
+                others = []
+            done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+            assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+        else:
+            others.append(line)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_code_of_the_detectors_pages_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    ((_, code),) = blocks(DOCS / "detectors" / "README.md")
+    run_python(code, "detectors", {})
+    assert float(capsys.readouterr().out) > 0.95
 
 
 def test_the_docstring_example_of_adcgan_runs() -> None:
@@ -40,3 +197,277 @@ def test_the_docstring_example_of_adcgan_runs() -> None:
 
     results = doctest.testmod(adcgan)
     assert (results.attempted, results.failed) == (6, 0)
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def shown_commands(page: Path) -> list[str]:
+    """Return every command of ours that a page shows, in a block or between backticks."""
+    text = text_of(page)
+    fenced = [content for language, content in blocks(page) if language in {"", "sh", "console"}]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    indented = re.findall(r"(?:^ {4}.*\n)+", prose, re.MULTILINE)
+    lines = "\n".join([*fenced, *indented]).replace("\\\n", " ").splitlines()
+    inline = re.findall(r"(?<!`)`(adcgan [^`]+)`(?!`)", prose)
+    found = [line.strip().removeprefix("$ ") for line in lines]
+    return [" ".join(one.split()) for one in [*found, *inline] if one.startswith("adcgan ")]
+
+
+@every_page
+def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
+    root = typer.main.get_command(app)
+    for shown in shown_commands(page):
+        command, words = root, shlex.split(shown.partition(" && ")[0], comments=True)[1:]
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            name = words.pop(0)
+            if name == "COMMAND":
+                break
+            assert name in command.commands, shown
+            command = command.commands[name]
+        known = {option for param in command.params for option in param.opts} | {"--help", "-h"}
+        options = {word.partition("=")[0] for word in words if word.startswith("-")}
+        assert options <= known, f"{shown}: {sorted(options - known)}"
+
+
+def test_the_reference_of_commands_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "scripts" / "command_reference"))["page"]()
+    assert text_of(DOCS / "commands.md") == made, "docs/commands.md: run scripts/command_reference"
+
+
+def test_the_reference_of_commands_names_whatever_help_does() -> None:
+    reference = runpy.run_path(str(ROOT / "scripts" / "command_reference"))
+    page = text_of(DOCS / "commands.md")
+    tree = reference["commands"]("adcgan", reference["root"]())
+    assert len(tree) > 10
+    for name, _ in tree:
+        section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        shown = CliRunner().invoke(app, [*name.split()[1:], "--help"], env={"COLUMNS": "200"})
+        options = set(re.findall(r"(?<![\w-])--[a-z-]+", shown.stdout)) - {"--help"}
+        missing = {option for option in options if option not in section}
+        assert not missing, f"{name}: {missing}"
+
+
+# -- names and fields ----------------------------------------------------------------------------
+
+
+def test_the_python_page_has_every_public_name_and_no_other() -> None:
+    page = DOCS / "python.md"
+    assert set(table_under(page, "Names")) == set(adcgan.__all__)
+    calls = {*table_under(page, "Learning"), *table_under(page, "Scoring")}
+    attributes = set(table_under(page, "What a fitted detector knows"))
+    detector = DETECTORS["pixel-pca"](fpr=0.5)
+    detector.fit(np.random.default_rng(0).integers(0, 256, (40, 16, 16), np.uint8))
+    inherited = {"get_metadata_routing", "set_fit_request", "rules"}  # scikit-learn's, and ours
+    public = {n for n in dir(adcgan.Detector) if not n.startswith("_") and not n.endswith("_")}
+    assert calls == public - inherited
+    assert attributes <= set(dir(detector))
+    for name in re.findall(r"^    (\w+_(?:, \w+_)*) :", adcgan.Detector.__doc__ or "", re.M):
+        assert set(name.split(", ")) <= attributes
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that was stopped, and the model folder it becomes in "model"."""
+    from adcgan import ADCGAN
+
+    folder = tmp_path_factory.mktemp("run")
+    digits = load_named("digits", "train")
+    assert digits.labels is not None
+    zeros = digits.select(digits.labels == 0)
+    settings = {"width": 0.06, "warmup_epochs": 1, "epochs": 1, "min_steps": 0, "fpr": 0.1}
+
+    class StopError(Exception):
+        pass
+
+    class Progress:
+        steps = 0
+
+        def start(self, *_: object) -> None: ...
+        def finish(self) -> None: ...
+        def advance(self, steps: int = 1) -> None:
+            self.steps += steps
+            if self.steps == 6:
+                raise StopError
+
+    detector = ADCGAN(**settings, device="cpu")
+    with pytest.raises(StopError):
+        detector.fit(zeros, run_dir=folder, checkpoint_every=5, progress=Progress())
+    shutil.copytree(folder, folder / "stopped")
+    detector.fit(zeros, run_dir=folder, resume=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "calibration.json", "manifest.json", "run.json"])
+def test_the_fields_of_a_model_folder_are_those_on_its_page(name: str, run_folder: Path) -> None:
+    fields = json.loads((run_folder / name).read_text())
+    assert set(table_under(DOCS / "model-folder.md", name)) == set(fields)
+
+
+def test_the_files_of_a_model_folder_are_those_on_its_page(run_folder: Path) -> None:
+    page = DOCS / "model-folder.md"
+    first = re.findall(r"^\| `([\w.]+)` \|", text_of(page).split("\n## ")[0], re.MULTILINE)
+    there = {path.name for path in run_folder.iterdir() if path.is_file()}
+    stopped = {path.name for path in (run_folder / "stopped").iterdir()}
+    assert there < set(first)
+    assert set(first) - there == {"checkpoint.safetensors", "skipped.csv", "report.html"}
+    assert "checkpoint.safetensors" in stopped
+    assert "manifest.json" not in stopped
+
+
+def test_the_columns_of_skipped_csv_are_those_on_its_page(tmp_path: Path) -> None:
+    from adcgan.cli.training import write_skipped
+
+    write_skipped(tmp_path, load_named("digits", "train"))
+    header = (tmp_path / "skipped.csv").read_text().splitlines()[0]
+    assert header.split(",") == list(table_under(DOCS / "model-folder.md", "skipped.csv"))
+
+
+def test_tensors_and_statistics_of_a_model_folder_are_named_as_its_page_says(
+    run_folder: Path,
+) -> None:
+    from safetensors import safe_open
+
+    page = DOCS / "model-folder.md"
+    with safe_open(run_folder / "weights.safetensors", "pt") as file:
+        assert {key.split(".")[0] for key in file.keys()} == {"networks", "extras"}  # noqa: SIM118
+        assert file.metadata() is None
+    with safe_open(run_folder / "stopped" / "checkpoint.safetensors", "pt") as file:
+        assert {key.split("/")[0] for key in file.keys()} == {"networks", "optimizers"}  # noqa: SIM118
+        assert all(k.count("/") == 3 for k in file.keys() if k.startswith("opt"))  # noqa: SIM118
+        assert file.metadata() == {"step": "5"}
+    fields = table_under(page, "stats.jsonl")
+    rows = [json.loads(line) for line in (run_folder / "stats.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert {"NETWORK/LOSS" if "/" in key else key for key in row} == set(fields)
+
+
+# -- detectors -----------------------------------------------------------------------------------
+
+
+def test_every_detector_has_a_page_and_every_page_a_detector() -> None:
+    assert {page.stem for page in DETECTOR_PAGES} == set(DETECTORS)
+    listed = re.findall(r"\]\(([\w-]+)\.md\) \|", text_of(DOCS / "detectors" / "README.md"))
+    assert set(listed) == set(DETECTORS)
+
+
+@pytest.mark.parametrize("page", DETECTOR_PAGES, ids=lambda page: page.stem)
+def test_the_page_of_a_detector_has_its_parts_and_settings_that_work(page: Path) -> None:
+    text, kind = text_of(page), DETECTORS[page.stem]
+    assert f"(`{page.stem}`, `{kind.__name__}`)" in text.splitlines()[0]
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    parts = ["What it is", "Equations", "When to use it", "Measured", "How to replicate"]
+    assert [heading for heading in headings if heading in parts] == parts
+    for settings in re.findall(r"dict\((.*?)\)", text):
+        chosen = dict(pair.split("=") for pair in settings.split(", ") if pair)
+        kind(**{key: json.loads(value) for key, value in chosen.items()}).check_parameters()
+
+
+def aurocs(name: str, detector: str) -> list[float]:
+    """Return the AUROCs in percent of one detector's rows in a file of results."""
+    rows = [json.loads(line) for line in (ROOT / "results" / name).read_text().splitlines()]
+    return [100 * row["auroc"] for row in rows if row["detector"] == detector]
+
+
+@pytest.mark.parametrize("detector", ["pixel-pca", "pixel-knn", "pixel-iforest"])
+def test_the_figures_of_the_pixel_baselines_are_those_of_the_rows(detector: str) -> None:
+    text = text_of(DOCS / "detectors" / f"{detector}.md")
+    for label, name in {
+        "MNIST": "mnist",
+        "Fashion-MNIST": "fashion-mnist",
+        "CIFAR-10 (JPEG copy)": "cifar10",
+        "CatsVsDogs": "cats-vs-dogs",
+    }.items():
+        found = aurocs(f"pixels-{name}.jsonl", detector)
+        mean = sum(found) / len(found)
+        assert f"| {label} | {mean:.1f} | {min(found):.1f} | {max(found):.1f} |" in text
+
+
+def test_the_figures_of_adcgan_are_those_of_the_rows() -> None:
+    text = text_of(DOCS / "detectors" / "adcgan.md")
+    lines = (ROOT / "results" / "foundation.jsonl").read_text().splitlines()
+    pixels = {}
+    for name in ("mnist", "fashion-mnist", "cifar10"):
+        for line in (ROOT / "results" / f"pixels-{name}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            if row["detector"] == "pixel-knn":
+                pixels[name, row["class"]] = row["auroc"]
+    for row in map(json.loads, lines):
+        figures = (row["auroc"], row["paper_auroc"], pixels[row["dataset"], row["class"]])
+        shown = " | ".join(f"{100 * figure:.1f}" for figure in figures)
+        assert f", {row['class']}" in text
+        assert f"| {shown} |" in text
+    narrow = aurocs("adcgan-mnist-width-0.25.jsonl", "adcgan")
+    assert f"mean {sum(narrow) / 10:.1f}, from {min(narrow):.1f}" in " ".join(text.split())
+
+
+# -- the site ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder on a free port of this machine; yield its address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the built site."""
+    pytest.importorskip("material", reason="the site is built by mkdocs-material")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.docs
+def test_the_site_links_to_nothing_that_is_not_in_it(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        if page.name == "404.html":  # its links are from the root, wherever that will be
+            continue
+        for target in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(encoding="utf-8")):
+            if "://" not in target and not target.startswith(("mailto:", "data:", "javascript:")):
+                assert (page.parent / target).exists(), f"{page.relative_to(site)}: {target}"
+
+
+@pytest.mark.docs
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_the_site_without_errors_or_other_hosts(
+    site: Path, browser: Browser, width: int
+) -> None:
+    errors: list[str] = []
+    asked: list[str] = []
+    with served(site) as address:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        for name in ("index.html", "detectors/adcgan.html", "results/index.html", "commands.html"):
+            page.goto(f"{address}/{name}", wait_until="networkidle")
+            assert page.locator("h1").count() == 1
+            overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert page.evaluate(overflow) <= 0, name
+        page.goto(f"{address}/index.html")
+        if width > 1000:
+            page.locator("input.md-search__input").fill("false-positive budget")
+            page.locator("a.md-search-result__link").first.wait_for()
+        page.close()
+    assert not errors
+    own: Mapping[str, bool] = {url: url.startswith((address, "data:", "blob:")) for url in asked}
+    assert all(own.values()), [url for url, ours in own.items() if not ours]

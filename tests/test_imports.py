@@ -11,12 +11,12 @@ PACKAGE = Path(adcgan.__file__).parent
 # From left to right: a module imports from its own layer and from layers before it.
 LAYERS = [
     {"errors", "progress", "files", "__init__"},
-    {"data"},
+    {"cluster", "data"},
     {"networks", "losses"},
     {"training", "scoring"},
     {"detectors"},
     {"benchmark"},
-    {"report", "export", "serve"},
+    {"report", "export", "serve", "bulk"},
     {"cli"},
     {"__main__"},
 ]

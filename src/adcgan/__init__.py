@@ -1,18 +1,21 @@
 """Image anomaly detection from normal images alone, by AD-CGAN and its peers.
 
 The public names are imported on first use: ``import adcgan`` alone loads neither torch nor
-scikit-learn.
+scikit-learn, and an exported model is loaded and scored without them.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adcgan.data import DATASETS, ImageSet, load_images, load_named
-    from adcgan.detectors import ADCGAN, DETECTORS, Detector, load
+    from adcgan.detectors import ADCGAN, DETECTORS, Detector
     from adcgan.errors import DivergedError, InputError, MissingExtraError
+    from adcgan.export import export_onnx
+    from adcgan.scoring import OnnxScorer, Scorer
 
 __version__ = "0.1.0"
 
@@ -20,7 +23,6 @@ _HOME = {
     "ADCGAN": "adcgan.detectors",
     "DETECTORS": "adcgan.detectors",
     "Detector": "adcgan.detectors",
-    "load": "adcgan.detectors",
     "DATASETS": "adcgan.data",
     "ImageSet": "adcgan.data",
     "load_images": "adcgan.data",
@@ -28,6 +30,9 @@ _HOME = {
     "DivergedError": "adcgan.errors",
     "InputError": "adcgan.errors",
     "MissingExtraError": "adcgan.errors",
+    "export_onnx": "adcgan.export",
+    "OnnxScorer": "adcgan.scoring",
+    "Scorer": "adcgan.scoring",
 }
 
 __all__ = [
@@ -39,11 +44,58 @@ __all__ = [
     "ImageSet",
     "InputError",
     "MissingExtraError",
+    "OnnxScorer",
+    "Scorer",
     "__version__",
+    "export_onnx",
     "load",
     "load_images",
     "load_named",
 ]
+
+
+def load(path: str | os.PathLike[str], device: str = "auto") -> Scorer:
+    """Return the detector in a model folder, or the exported one in an .onnx file.
+
+    Parameters
+    ----------
+    path : str or path
+        What ``Detector.save`` or ``adcgan fit`` wrote, which takes torch to load, or what
+        ``export_onnx`` or ``adcgan export`` wrote, which takes ONNX Runtime and no torch.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", …; a folder may be loaded on torch's other devices too.
+
+    Returns
+    -------
+    Scorer
+        A `Detector` or an `OnnxScorer`: both answer by the same methods.
+
+    Raises
+    ------
+    InputError
+        There is no such model, it was changed or damaged, it is of another version, or `device`
+        is wrong.
+    MissingExtraError
+        What it takes is not installed.
+    """
+    from adcgan.errors import InputError, MissingExtraError
+
+    if os.path.isfile(path):
+        from adcgan.scoring import OnnxScorer
+
+        return OnnxScorer(os.fspath(path), device=device)
+    if not os.path.isdir(path):
+        raise InputError(f"There is no model folder {os.fspath(path)}, and no .onnx file either.")
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(
+            f"{os.fspath(path)} is a model folder, which takes torch to load: pip install adcgan. "
+            "Without torch, load an .onnx file that 'adcgan export' made of it."
+        ) from None
+    from adcgan.detectors import load as load_folder
+
+    return load_folder(os.fspath(path), device=device)
 
 
 def __getattr__(name: str) -> Any:

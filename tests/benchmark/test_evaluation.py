@@ -8,8 +8,8 @@ import pytest
 
 from adcgan.benchmark import anomaly_labels, evaluate, summary
 from adcgan.data.imageset import ImageSet, Skipped
-from adcgan.detectors.assessment import Assessment
 from adcgan.errors import InputError
+from adcgan.scoring import Assessment
 
 
 def image_set(labels):

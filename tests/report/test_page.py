@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -9,9 +10,9 @@ import pytest
 
 from adcgan.benchmark import evaluate
 from adcgan.data.imageset import ImageSet, Skipped
-from adcgan.detectors.assessment import Assessment
 from adcgan.errors import InputError
-from adcgan.report import Page, Section, evaluation_page, model_page, render, verdict
+from adcgan.report import Page, Section, evaluation_page, model_page, plots, render, verdict
+from adcgan.scoring import Assessment
 
 VOID = {"meta", "img", "br", "link"}
 N = 30
@@ -50,6 +51,10 @@ def refuse(_):
     raise InputError("does not reconstruct")
 
 
+def refuse_all(*_, **__):
+    raise InputError("has no generator")
+
+
 def image_set():
     rng = np.random.default_rng(0)
     return ImageSet(
@@ -85,9 +90,11 @@ def fitted(**changes):
         "assess": lambda _: assessment,
         "reconstruct": lambda images: np.zeros((len(images), 16, 16, 1), np.float32),
         "anomaly_map": lambda images: np.ones((len(images), 16, 16), np.float32),
+        "generate": lambda n, **_: np.full((n, 16, 16, 1), 0.5, np.float32),
+        "score_contributions": lambda parts: {name: 0.5 * part for name, part in parts.items()},
         "get_params": lambda: {"width": 0.25, "resize": "squash"},
         "history_": history,
-        "calibration_scores_": np.arange(9.0),
+        "calibration_scores_": np.arange(12.0, 21.0),
         "n_calibration_": 9,
         "n_train_": 81,
         "image_shape_": (1, 16, 16),
@@ -95,6 +102,7 @@ def fitted(**changes):
         "fpr": 0.01,
         "fpr_": 0.1,
         "contamination": None,
+        "_called": lambda: "Stand-in",
         "device": "cpu",
     }
     return SimpleNamespace(**(parts | changes))
@@ -123,6 +131,8 @@ def test_the_page_needs_no_other_file_and_makes_no_request(page):
     assert not reader.of("script")
     assert not reader.of("link")
     assert all(image["src"].startswith("data:image/png;base64,") for image in reader.of("img"))
+    # A picture that is loaded late may be missing on paper.
+    assert all("loading" not in image for image in reader.of("img"))
     assert all(anchor["href"].startswith("#") for anchor in reader.of("a"))
     assert "url(http" not in page
     assert "@import" not in page
@@ -132,6 +142,8 @@ def test_every_picture_has_a_text_and_headings_come_in_order(page):
     reader = Reader(page)
     assert all(image["alt"] for image in reader.of("img"))
     assert all(svg["aria-label"] for svg in reader.of("svg"))
+    assert len(reader.of("table")) == len(reader.of("caption")) > 0
+    assert all(cell["scope"] in {"col", "row"} for cell in reader.of("th"))
     assert reader.headings[0] == 1
     assert reader.headings.count(1) == 1
     steps = np.diff(reader.headings)
@@ -143,6 +155,9 @@ def test_links_lead_to_sections_and_no_id_is_used_twice(page):
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {anchor["href"][1:] for anchor in reader.of("a")} <= set(ids)
+    named = [a["aria-labelledby"] for _, a in reader.tags if "aria-labelledby" in a]
+    assert set(named) <= set(ids)
+    assert len(named) >= len(reader.of("section"))
     sections = [section["id"] for section in reader.of("section")]
     assert sections == [
         "facts",
@@ -150,6 +165,7 @@ def test_links_lead_to_sections_and_no_id_is_used_twice(page):
         "curves",
         "pictures",
         "components",
+        "samples",
         "training",
         "calibration",
         "configuration",
@@ -174,7 +190,8 @@ def test_images_come_with_reconstruction_and_heatmap_where_there_are_some(page):
     alts = [image["alt"].split(":")[0] for image in Reader(page).of("img")]
     assert {alts.count(kind) for kind in ("image", "rebuilt", "heatmap")} == {24}
     plain = render(evaluated(fitted(reconstruct=refuse, anomaly_map=refuse)))
-    assert {image["alt"].split(":")[0] for image in Reader(plain).of("img")} == {"image"}
+    kinds = {image["alt"].split(":")[0] for image in Reader(plain).of("img")}
+    assert kinds == {"image", "24 generated images in 4 rows"}
     assert "Heatmap" not in plain
 
 
@@ -196,6 +213,106 @@ def test_the_page_says_how_many_images_a_budget_needs(page):
     assert "9 images can support a false-alarm budget of 10% or more (1 in 10)" in text
     kept = " ".join(Reader(render(evaluated(fitted(fpr=0.2, fpr_=0.2)))).text)
     assert "needs 4 images and is kept" in " ".join(kept.split())
+
+
+def test_budgets_that_the_held_out_images_cannot_support_are_said_to_lack_some(page):
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>.*?>([\d,]+)</td><td>(.*?)</td>", page)
+    assert rows == [
+        ("10%", "9", "can be kept"),
+        ("5%", "19", "too few"),
+        ("1%", "99", "too few"),
+        ("0.1%", "999", "too few"),
+    ]
+
+
+def test_the_threshold_is_shown_with_its_budget_and_what_it_does(page):
+    text = " ".join(" ".join(Reader(page).text).split())
+    assert "threshold (budget 10%)" in text
+    assert "The false-alarm budget of the threshold is 10%; 20% of these normal images" in text
+
+
+def test_many_unreadable_files_are_counted_and_the_first_are_listed():
+    images = image_set()
+    lost = [Skipped(N + i, f"bad{i}.png", "truncated") for i in range(30)]
+    assessment = fitted().assess(None)
+    padding = np.full(30, np.nan)
+    columns = {
+        "names": [*images.names, *(item.name for item in lost)],
+        "errors": [""] * N + ["truncated"] * 30,
+        "scores": np.append(assessment.scores[:-1], padding),
+        "p_values": np.append(assessment.p_values[:-1], padding),
+        "anomalous": np.append(assessment.anomalous[:-1], np.full(30, -1)),
+        "components": {},
+        "variants": {},
+    }
+    images = replace(images, skipped=lost)
+    detector = fitted(assess=lambda _: Assessment(**columns))
+    page = render(evaluation_page(detector, images, evaluate(detector, images), RUN))
+    text = " ".join(" ".join(Reader(page).text).split())
+    assert "30 files could not be read and are in none of the figures; the first are below" in text
+    assert len(re.findall(r"bad\d+\.png", text)) == 20
+
+
+def test_a_detector_without_a_generator_has_no_such_section():
+    keys = [section.key for section in evaluated(fitted(generate=refuse_all)).sections]
+    assert "samples" not in keys
+
+
+def test_the_parts_that_decide_are_named_with_their_shares(page):
+    # Half the residual less half of the same: their shares are infinite, so none is told.
+    opposed = " ".join(" ".join(Reader(page).text).split())
+    assert "No part decides" in opposed
+    mixed = fitted(
+        score_contributions=lambda c: {"residual": c["residual"], "latent": c["latent"] / 4}
+    )
+    text = " ".join(" ".join(Reader(render(evaluated(mixed))).text).split())
+    assert "The part named residual decides most: it brings 133.3%" in text
+    assert "-33.3%" in text
+
+
+def test_a_score_of_one_part_needs_no_table_of_shares():
+    alone = fitted()
+    assessment = alone.assess(None)
+    one = {"components": {"residual": assessment.scores}}
+    alone.assess = lambda _: Assessment(**(vars(assessment) | one))
+    text = " ".join(Reader(render(evaluated(alone))).text)
+    assert "This score has one part, residual, which decides alone." in " ".join(text.split())
+
+
+def luminance(colour):
+    levels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in levels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it_in_both_modes(page, mode):
+    blocks = re.findall(r":root \{(.*?)\}", page, flags=re.DOTALL)
+    assert len(blocks) == 2
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", blocks[mode]))
+    behind = {"ink", "muted", "accent", "normal", "anomalous"}
+    pairs = [(text, back) for text in behind for back in ("page", "card")]
+    for text, back in [*pairs, ("notice-ink", "notice")]:
+        assert contrast(colours[text], colours[back]) >= 4.5, (text, back)
+
+
+def test_plots_in_light_mode_have_the_colours_of_the_page(page):
+    light = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", page.split("@media")[0]))
+    assert {name: light[name] for name in plots.COLOURS.values()} == {
+        name: colour for colour, name in plots.COLOURS.items()
+    }
+
+
+def test_paper_is_white_and_nothing_is_folded_away(page):
+    assert "@media screen and (prefers-color-scheme: dark)" in page
+    print_rules = page.split("@media print")[1].split("</style>")[0]
+    assert "break-inside: avoid" in print_rules
+    assert not Reader(page).of("details")
 
 
 def test_a_threshold_from_contamination_speaks_of_no_budget():
@@ -222,6 +339,7 @@ def test_a_model_has_a_page_without_an_evaluation():
     page = model_page(fitted(), "adcgan", "m1", RUN)
     assert [section.key for section in page.sections] == [
         "facts",
+        "samples",
         "training",
         "calibration",
         "configuration",

@@ -50,6 +50,14 @@ def test_histogram_bars_are_shares_of_their_own_group(axes):
     assert texts(axes) == ["normal", "anomalous", "threshold"]
 
 
+def test_histogram_names_the_budget_and_tints_what_is_flagged(axes):
+    plots.score_histogram(axes, {"normal": np.arange(50.0)}, 40.0, budget=0.005)
+    assert texts(axes) == ["normal", "threshold (budget 0.5%)"]
+    (tinted,) = [p for p in axes.patches if p not in list(axes.containers[0])]
+    assert tinted.get_x() == 40.0
+    assert tinted.get_x() + tinted.get_width() == pytest.approx(49.0, abs=0.5)
+
+
 def test_histogram_keeps_far_away_scores_in_its_outermost_bars(axes):
     scores = np.append(np.linspace(0, 1, 999), 1e6)
     plots.score_histogram(axes, {"normal": scores})

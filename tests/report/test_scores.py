@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from adcgan.detectors.assessment import Assessment
 from adcgan.report import write_scores
+from adcgan.scoring import Assessment
 
 NAMES = ["a,b.png", 'q"uote.png', "new\nline.png", "odd\udcff.png", "broken.png"]
 

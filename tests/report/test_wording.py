@@ -7,7 +7,15 @@ from adcgan.report.wording import counted, duration, percent, printable, value
 
 @pytest.mark.parametrize(
     ("share", "digits", "text"),
-    [(0.9731, 1, "97.3%"), (0.01, 1, "1%"), (1, 1, "100%"), (0, 0, "0%"), (0.1, 0, "10%")],
+    [
+        (0.9731, 1, "97.3%"),
+        (0.01, 1, "1%"),
+        (1, 1, "100%"),
+        (0, 0, "0%"),
+        (0.1, 0, "10%"),
+        (-0.0001, 1, "0%"),
+        (-0.333, 1, "-33.3%"),
+    ],
 )
 def test_percent(share, digits, text):
     assert percent(share, digits) == text

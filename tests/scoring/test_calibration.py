@@ -9,6 +9,7 @@ from adcgan.errors import InputError
 from adcgan.scoring import (
     conformal_p_values,
     contamination_threshold,
+    false_alarm_interval,
     images_needed,
     smallest_budget,
     threshold_for_budget,
@@ -174,3 +175,28 @@ def test_scores_must_be_one_dimensional() -> None:
         conformal_p_values([[0.0, 1.0]], [1.0])
     with pytest.raises(InputError, match=r"'calibration_scores' .* one-dimensional"):
         threshold_for_budget(1.0, 0.1)
+
+
+@pytest.mark.parametrize(("m", "fpr"), [(14, 0.1), (99, 0.01), (99, 0.1)])
+def test_the_interval_of_the_false_alarm_rate_covers_as_often_as_it_says(
+    m: int, fpr: float
+) -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        calibration = rng.uniform(size=m)
+        threshold = threshold_for_budget(calibration, fpr).value
+        low, high = false_alarm_interval(calibration, threshold, confidence=0.9)
+        # Of uniform scores, a share of 1 − threshold lies above it.
+        covered += low <= 1 - threshold <= high
+    assert 0.87 < covered / 1000 < 0.93
+
+
+def test_more_calibration_images_narrow_the_interval() -> None:
+    def width(m: int) -> float:
+        scores = np.arange(m, dtype=float)
+        low, high = false_alarm_interval(scores, threshold_for_budget(scores, 0.1).value)
+        assert low < 0.1 < high
+        return high - low
+
+    assert width(2000) < width(200) < width(20)

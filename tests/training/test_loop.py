@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from adcgan import ADCGAN, DivergedError, InputError, MissingExtraError, load
+from adcgan import ADCGAN, DivergedError, InputError, load
 from adcgan.detectors import adcgan as module
 from adcgan.training import loop
 from adcgan.training.device import denormals_flushed, make_accelerator, resolve_device
@@ -164,33 +163,6 @@ def test_bf16_trains_to_about_the_same_losses() -> None:
     ]
     for key in ("critic/adversarial", "autoencoder/reconstruction", "critic/contrastive"):
         assert rows[1][key] == pytest.approx(rows[0][key], rel=0.15), key
-
-
-def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        ADCGAN(**QUICK).fit(blobs(), run_dir=tmp_path, trackers=["tensorboard"])
-    events = EventAccumulator(str(next(tmp_path.rglob("events.out*"))))
-    events.Reload()
-    assert "critic/adversarial" in events.Tags()["scalars"]
-
-
-def test_trackers_need_a_folder_and_a_name_that_accelerate_knows(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="needs 'run_dir'"):
-        ADCGAN(**QUICK).fit(blobs(), trackers=["tensorboard"])
-    with pytest.raises(InputError, match="'trackers' parameter"):
-        ADCGAN(**QUICK).fit(blobs(), run_dir=tmp_path, trackers=["abacus"])
-
-
-def test_a_tracker_that_is_not_installed_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adcgan.training.device.available_trackers", list)
-    with pytest.raises(MissingExtraError, match="pip install"):
-        ADCGAN(**QUICK).fit(blobs(), run_dir=tmp_path, trackers=["tensorboard"])
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

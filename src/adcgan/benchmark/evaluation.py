@@ -16,7 +16,7 @@ from adcgan.errors import InputError
 if TYPE_CHECKING:
     from adcgan.data import ImageSet
     from adcgan.detectors import Detector
-    from adcgan.detectors.assessment import Assessment
+    from adcgan.scoring import Assessment
 
 UNREADABLE = -1
 
@@ -188,9 +188,12 @@ def _record(detector: Detector) -> dict[str, Any]:
     from adcgan.training import resolve_device
     from adcgan.training.runlog import hardware, versions
 
-    names = {cls: name for name, cls in DETECTORS.items()}
+    names = {cls.__name__: name for name, cls in DETECTORS.items()}
+    # An exported model says whose it is; a detector is itself.
+    exported = getattr(detector, "description_", None)
+    kind = exported.detector if exported else type(detector).__name__
     return {
-        "detector": names.get(type(detector), type(detector).__name__),
+        "detector": names.get(kind, kind) + (" (ONNX)" if exported else ""),
         "settings": detector.get_params(),
         "versions": versions(),
         "hardware": hardware(resolve_device(detector.device)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from adcgan.benchmark.cells import Cell
 from adcgan.benchmark.rows import Row
 from adcgan.benchmark.runner import attempt, error_row
-from adcgan.errors import InputError, MissingExtraError
+from adcgan.cluster import connected
 
 # How often Ray starts a cell again whose process or machine was lost.
 RETRIES = 3
@@ -38,7 +37,7 @@ def run_on_ray(
     workers : int or None
         Most cells at a time; None for as many as the cluster has room for.
     address : str
-        Of the cluster, or "auto". A connection that is open already is used as it is.
+        Of the cluster; see `adcgan.cluster.connected`.
 
     Yields
     ------
@@ -52,29 +51,8 @@ def run_on_ray(
     InputError
         There is no cluster at `address`.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("--ray needs Ray: pip install 'adcgan[ray]'") from error
-    opened = not ray.is_initialized()
-    if opened:
-        _connect(ray, address)
-    try:
+    with connected(address) as ray:
         yield from _tasks(ray, cells, folder, workers, device)
-    finally:
-        if opened:
-            ray.shutdown()
-
-
-def _connect(ray: Any, address: str) -> None:
-    """Connect to a cluster."""
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        raise InputError(
-            f"--ray must be the address of a running Ray cluster, or auto. "
-            f"Got {address!r} instead: {' '.join(str(error).split())}"
-        ) from None
 
 
 def _tasks(

@@ -19,9 +19,11 @@ from adcgan.cli import (
     data,
     demo,
     evaluate,
+    export,
     fit,
     information,
     score,
+    serve,
     tables,
 )
 from adcgan.cli.terminal import one_line_warnings, say
@@ -36,6 +38,14 @@ _RESUMED_BY = {
 class _Commands(TyperGroup):
     """Turns the errors that a user can meet into one line and an exit code."""
 
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters; help leaves out the rarer of the two on shell completion."""
+        params: Any = super().get_params(ctx)
+        for param in params:
+            if param.name == "show_completion":
+                param.hidden = True
+        return params
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that `ctx` names."""
         try:
@@ -45,6 +55,11 @@ class _Commands(TyperGroup):
             raise _ended(f"error: {error}", 2) from None
         except DivergedError as error:
             raise _ended(f"error: {error}", 3) from None
+        except ModuleNotFoundError as error:
+            # Installed without torch, only scoring of exported files and the service work.
+            if error.name is None or error.name.split(".")[0] == "adcgan":
+                raise
+            raise _ended(f"error: this command needs {error.name}: pip install adcgan", 2) from None
         except KeyboardInterrupt:
             hint = _RESUMED_BY.get(ctx.invoked_subcommand, "")
             raise _ended(f"interrupted{hint}", 130) from None
@@ -67,7 +82,6 @@ app = typer.Typer(
     name="adcgan",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -109,6 +123,11 @@ app.command(epilog="Example: adcgan audit models/four mnist --normal 4 --out aud
     audit.audit
 )
 app.command(epilog="Example: adcgan report models/m1")(information.report)
+app.command(epilog="Example: adcgan export models/m1 --out m1.onnx")(export.export)
+app.command(
+    epilog="Examples: adcgan serve models/m1.onnx\n\n"
+    "ADCGAN_API_KEY=… adcgan serve models/m1 --host 0.0.0.0 --port 80"
+)(serve.serve)
 app.add_typer(data.app, name="data")
 app.command(epilog="Example: adcgan detectors")(information.detectors)
 

@@ -70,7 +70,8 @@ def benchmark(
 
     Finished cells are skipped, and a sweep that was stopped goes on when the same command is given
     again. A cell that fails is a row with its error and does not stop the others; the exit code is
-    then 1, or 3 if all that failed diverged. 'adcgan tables OUT' shows the figures.
+    then 1, or 3 if all that failed diverged. OUT/report.html and 'adcgan tables OUT' show the
+    figures.
     """
     from adcgan.benchmark.cells import plan
     from adcgan.benchmark.sweep import sweep
@@ -92,6 +93,7 @@ def benchmark(
         print_json(outcome.rows)
     else:
         _show(outcome)
+    _write_report(out)
     _account_for(outcome, out)
 
 
@@ -161,6 +163,16 @@ def _show(outcome: Outcome) -> None:
             for row in outcome.rows
         ],
     )
+
+
+def _write_report(out: Path) -> None:
+    """Write the page of everything in the folder `out`, of this run and of earlier ones."""
+    from adcgan.benchmark.rows import read_rows
+    from adcgan.files import write_text
+    from adcgan.report import render, sweep_page
+
+    write_text(out / "report.html", render(sweep_page(read_rows(out), out.resolve().name)))
+    say(f"report     {out / 'report.html'}")
 
 
 def _account_for(outcome: Outcome, out: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: options.Model,
+    model: options.ModelOrExport,
     data: Annotated[
         str,
         typer.Argument(
@@ -40,10 +40,11 @@ def evaluate(
     An .npz file whose labels are 0 (normal) and 1 (anomalous) needs neither --normal nor
     --anomalous.
     """
-    from adcgan.detectors import load
+    from adcgan import load
 
     check_output_folder(out, resume=True)
-    detector = load(model, device=device)
+    # Any: an exported model has what is asked of a detector here.
+    detector: Any = load(model, device=device)
     images = labelled_images(detector, data, normal=normal, anomalous=anomalous, strict=strict)
     make_folder(out)
     evaluation = evaluate_into(out, detector, images, model)

@@ -54,6 +54,7 @@ def fit(
 ) -> None:
     """Learn from normal images; the result is a model folder."""
     from adcgan.benchmark.protocol import scheme_settings
+    from adcgan.training.trackers import check_trackers
 
     kind = detector_class(detector)
     shorthands: dict[str, Any] = {
@@ -69,6 +70,7 @@ def fit(
     untrained = kind(**chosen)
     untrained.check_parameters()
     check_output_folder(out, resume=resume)
+    check_trackers(tracker or [], out)
     images = training_images(
         data,
         normal=normal,

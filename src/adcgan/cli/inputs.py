@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adcgan.data import ImageSet
-    from adcgan.detectors import Detector
+    from adcgan.scoring import Scorer
 
 NORMAL_FOLDER, ANOMALOUS_FOLDER = "normal", "anomalous"
 
@@ -60,7 +60,7 @@ def training_images(
     )
 
 
-def images_to_score(detector: Detector, data: str, *, strict: bool) -> ImageSet:
+def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:
     """Return the images of `data` as the detector sees them; of a named set, its test split."""
     from adcgan.data import DATASETS, load_named
 
@@ -75,7 +75,7 @@ def images_to_score(detector: Detector, data: str, *, strict: bool) -> ImageSet:
 
 
 def labelled_images(
-    detector: Detector, data: str, *, normal: str | None, anomalous: str | None, strict: bool
+    detector: Scorer, data: str, *, normal: str | None, anomalous: str | None, strict: bool
 ) -> ImageSet:
     """Return images with labels 0 (normal) and 1 (anomalous)."""
     import numpy as np

@@ -8,6 +8,13 @@ from typing import Annotated, TypeAlias
 import typer
 
 Model: TypeAlias = Annotated[Path, typer.Argument(help="Model folder, made by 'adcgan fit'.")]
+ModelOrExport: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model folder, made by 'adcgan fit', or .onnx file, made by 'adcgan export'.",
+    ),
+]
 Normal: TypeAlias = Annotated[
     str | None,
     typer.Option(

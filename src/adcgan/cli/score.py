@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,26 +12,32 @@ import typer
 from adcgan.cli import options
 from adcgan.cli.inputs import check_output_file, images_to_score, make_folder
 from adcgan.cli.terminal import print_json, print_table, say
+from adcgan.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adcgan.detectors import Detector
-    from adcgan.detectors.assessment import Assessment
+    from adcgan.scoring import Assessment, Scorer
 
 _SHOWN = 5
 
 
 def score(
-    model: options.Model,
+    model: options.ModelOrExport,
     data: Annotated[
         str,
         typer.Argument(
-            help="Images: a folder, a file, an .npy or .npz file, or a named set's test split."
+            help="Images: a folder, a file, an .npy or .npz file, or a named set's test split. "
+            "With --ray also .parquet files, and URIs such as s3://BUCKET/FOLDER."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH", help="The CSV file to write; with --ray, the folder or URI for shards."
+        ),
+    ],
     heatmaps: Annotated[
         Path | None, typer.Option(help="A folder for a heatmap of each image.")
     ] = None,
@@ -40,34 +48,126 @@ def score(
     strict: options.Strict = False,
     json: options.Json = False,
     device: options.Device = "auto",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Score on a Ray cluster: HOST:PORT, auto or local. Goes on with what is in OUT.",
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(help="With --ray: images in each file written.", min=1)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: worker processes at a time.", min=1)
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="With --ray: share of a GPU for each worker.", min=0)
+    ] = None,
 ) -> None:
     """Score images: one CSV row for each input, unreadable ones included.
 
     Columns: path, score (higher is more anomalous), p_value, anomalous (0 or 1), the parts of the
-    score, error.
+    score, error. With --ray, for more images than one machine wants to score, the same columns in
+    Parquet files.
     """
-    from adcgan.detectors import load
-    from adcgan.report import write_heatmaps, write_scores
+    tuning = {"shard_size": shard_size, "workers": workers, "gpus": gpus}
+    given = {name: value for name, value in tuning.items() if value is not None}
+    if ray is None:
+        _refuse("needs --ray", given)
+        if "://" in out:
+            raise InputError(f"--out must be a file, unless with --ray. Got {out!r} instead.")
+        result = _here(model, data, Path(out), heatmaps, fpr, strict, device)
+    else:
+        _refuse("cannot be combined with --ray", {} if heatmaps is None else {"heatmaps": heatmaps})
+        result = _on_cluster(model, data, out, fpr, ray=ray, device=device, **given)
+    if json:
+        print_json(result)
+    else:
+        _show(result)
+    if ray is not None and strict and result["n_unreadable"]:
+        raise InputError(
+            f"{result['n_unreadable']:,} images cannot be read; their rows in "
+            f"{result['scores']} say why."
+        )
+
+
+def _refuse(what: str, given: dict[str, Any]) -> None:
+    """Refuse options that mean nothing here."""
+    for name in given:
+        raise InputError(f"--{name.replace('_', '-')} {what}.")
+
+
+def _here(
+    model: Path,
+    data: str,
+    out: Path,
+    heatmaps: Path | None,
+    fpr: float | None,
+    strict: bool,
+    device: str,
+) -> dict[str, Any]:
+    """Score on this machine, in one piece, and return the counts."""
+    from adcgan import load
+    from adcgan.report import write_scores
 
     check_output_file(out)
+    if heatmaps is not None and find_spec("matplotlib") is None:
+        raise MissingExtraError("--heatmaps needs matplotlib: pip install matplotlib")
     detector = load(model, device=device)
     threshold, in_force = _threshold(detector, fpr)
     images = images_to_score(detector, data, strict=strict)
     assessment = detector.assess(images)
     decided = _decided(assessment, threshold)
     if heatmaps is not None:
+        from adcgan.report import write_heatmaps
+
         hottest = write_heatmaps(heatmaps, detector, images, assessment.scores[images.positions])
         say(f"heatmaps in {heatmaps}; the top colour is an anomaly value of {hottest:.4g} or more")
     make_folder(out.parent)
     write_scores(out, assessment, decided)
-    result = _result(assessment, decided) | {"threshold": threshold, "fpr": in_force}
-    if json:
-        print_json(result | {"scores": str(out)})
-    else:
-        _show(result, out)
+    written = {"threshold": threshold, "fpr": in_force, "scores": str(out)}
+    return _result(assessment, decided) | written
 
 
-def _threshold(detector: Detector, fpr: float | None) -> tuple[float, float | None]:
+def _on_cluster(
+    model: Path, data: str, out: str, fpr: float | None, **settings: Any
+) -> dict[str, Any]:
+    """Score on a Ray cluster, and return the counts."""
+    from adcgan import load
+    from adcgan.bulk.scoring import score_in_bulk
+    from adcgan.bulk.worker import LostWorkersError
+    from adcgan.report.wording import counted
+
+    threshold, in_force = _threshold(load(model, device="cpu"), fpr)
+    try:
+        outcome = score_in_bulk(model, data, out, threshold=threshold, **settings)
+    except LostWorkersError as error:
+        say(f"error: {error}")
+        say("what is finished is kept; the same command goes on")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say("what is finished is kept; the same command goes on")
+        raise
+    if outcome.n_images_before:
+        say(f"{outcome.n_images_before:,} of {outcome.n_images:,} images were scored before")
+    if outcome.n_repeated:
+        say(f"{counted(outcome.n_repeated, 'shard')} done again, as workers were lost")
+    return {
+        "n_scored": outcome.n_images - outcome.summary.n_unreadable,
+        **asdict(outcome.summary),
+        "threshold": outcome.threshold,
+        "fpr": in_force,
+        "n_shards": outcome.n_shards,
+        "n_images_before": outcome.n_images_before,
+        "n_repeated": outcome.n_repeated,
+        "seconds": outcome.seconds,
+        "images_per_second": outcome.images_per_second,
+        "scores": outcome.out,
+    }
+
+
+def _threshold(detector: Scorer, fpr: float | None) -> tuple[float, float | None]:
     """Return the threshold and the budget in force, warning where the one asked for is not."""
     from adcgan.report.wording import percent
     from adcgan.scoring import images_needed, threshold_for_budget
@@ -114,13 +214,13 @@ def _result(assessment: Assessment, decided: NDArray[np.int64]) -> dict[str, Any
     }
 
 
-def _show(result: dict[str, Any], out: Path) -> None:
+def _show(result: dict[str, Any]) -> None:
     """Print the summary for people."""
     from adcgan.report.wording import counted, printable
 
     line = f"{counted(result['n_scored'], 'image')} scored, {result['n_anomalous']:,} anomalous "
     line += f"(score above {result['threshold']:.4g}), {result['n_unreadable']:,} unreadable"
-    typer.echo(f"{line}; {out}")
+    typer.echo(f"{line}; {result['scores']}")
     print_table(
         ["highest scores", "score", "p", "anomalous"],
         [

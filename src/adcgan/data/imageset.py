@@ -77,6 +77,12 @@ class ImageSet:
         shape = "×".join(str(side) for side in self.shape)
         return f"ImageSet({self.source!r}, {len(self)} images {shape}, {len(self.skipped)} skipped)"
 
+    def _repr_html_(self) -> str:
+        """Return counts and a few of the images, for notebooks."""
+        from adcgan.data.notebook import html_of
+
+        return html_of(self)
+
     @property
     def n_items(self) -> int:
         """Number of inputs, readable or not."""

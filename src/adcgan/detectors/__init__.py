@@ -6,7 +6,6 @@ from pathlib import Path
 
 from adcgan.detectors import storage
 from adcgan.detectors.adcgan import ADCGAN
-from adcgan.detectors.assessment import Assessment
 from adcgan.detectors.base import Detector
 from adcgan.detectors.baselines import (
     ADGAN,
@@ -20,6 +19,7 @@ from adcgan.detectors.baselines import (
     RobustAutoencoder,
 )
 from adcgan.errors import InputError
+from adcgan.scoring import Assessment
 from adcgan.training.cost import FitCost
 
 DETECTORS: dict[str, type[Detector]] = {
@@ -62,6 +62,8 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     InputError
         The folder is not a finished model, a file in it was changed, or it is of another version.
     """
+    if Path(path).is_file():
+        raise InputError(f"{path} is a file. This takes a model folder, made by 'adcgan fit'.")
     stored = storage.read(Path(path))
     for detector in DETECTORS.values():
         if detector.__name__ == stored.config["detector"]:

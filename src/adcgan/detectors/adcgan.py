@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from adcgan.detectors.base import Components, Detector, Shape
+from adcgan.detectors.heatmaps import smoothed
 from adcgan.detectors.parameters import Rule, maybe, one_of, real, whole
 from adcgan.losses import (
     LATENT_KINDS,
@@ -263,12 +264,12 @@ class ADCGAN(Detector):
     # -- normality score (section 2.2) ---------------------------------------------------------
 
     def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        encoder, critic = self.networks_["encoder"], self.networks_["critic"]
+        encoder, features = self.networks_["encoder"], self._features
         e_x = encoder(x)
         x_hat = self.networks_["generator"](e_x)
         reduction = self.reduction
         components = {
-            "discrimination": discrimination_loss(critic(x).local, critic(x_hat).local, reduction),
+            "discrimination": discrimination_loss(features(x), features(x_hat), reduction),
             "residual": residual_loss(x, x_hat, reduction),
             "encoded": encoded_loss(e_x, encoder(x_hat), reduction),
         }
@@ -281,10 +282,23 @@ class ADCGAN(Detector):
         assert self.latent != "none"
         judge = cast(LatentCritic, self.networks_["latent_critic"])
         z = judge.draws
-        e_g_z = self.networks_["encoder"](self.networks_["generator"](z))
-        generated, image = latent_scoring_inputs(self.latent, z, e_g_z, e_x)
-        p_image = judge(image).sigmoid().reshape(len(e_x), len(z))
+        generated, image = latent_scoring_inputs(self.latent, z, self._encoded_draws(z), e_x)
+        p_image = judge(image).sigmoid().reshape(-1, len(z))
         return latent_loss(judge(generated).sigmoid(), p_image)
+
+    def _encoded_draws(self, z: Tensor) -> Tensor:
+        """Return E(G(z)) of the model's draws (K, z), computed for the first batch alone."""
+        networks, e_g_z = self.__dict__.get("_draws", (None, z))
+        if networks is not self.networks_ or e_g_z.device != z.device:
+            e_g_z = self.networks_["encoder"](self.networks_["generator"](z))
+            # While a graph is recorded for export this is no tensor to keep.
+            if not torch.compiler.is_compiling():
+                self._draws = self.networks_, e_g_z
+        return e_g_z
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Return the critic's local features C_ψ (B, K, M, M) of images."""
+        return cast(Critic, self.networks_["critic"]).local_features(x)
 
     def _fit_components(self, components: Components) -> None:
         self.component_location_, self.component_scale_ = location_and_scale(components)
@@ -305,15 +319,19 @@ class ADCGAN(Detector):
         x_hat: Tensor = self.networks_["generator"](self.networks_["encoder"](x))
         return x_hat
 
+    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
+        z = torch.randn(n, self._latent_dim(self.image_shape_), generator=rng)
+        x: Tensor = generator(z.to(self._device()))
+        return x
+
     def _map_batch(self, x: Tensor) -> Tensor:
-        """Return the pixels' share of L_GR plus that of L_GD, weighed as in Eq. 4: (B, H, W)."""
-        x_hat, critic = self._reconstruct_batch(x), self.networks_["critic"]
+        """Return the pixels' share of L_GR plus that of L_GD, weighed as in Eq. 4, smoothed."""
+        x_hat = self._reconstruct_batch(x)
         residual = (x - x_hat).abs().sum(1)
-        features = (critic(x).local - critic(x_hat).local).abs().sum(1, keepdim=True)
+        features = (self._features(x) - self._features(x_hat)).abs().sum(1, keepdim=True)
         cells = residual[0].numel() / features[0].numel()
         spread = F.interpolate(features, x.shape[2:], mode="bilinear").squeeze(1) / cells
-        heat: Tensor = (1 - self.lam) * residual + self.lam * spread
-        return heat
+        return smoothed((1 - self.lam) * residual + self.lam * spread)
 
     # -- storage -------------------------------------------------------------------------------
 

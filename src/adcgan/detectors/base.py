@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from adcgan.data import ImageSet, load_images
-from adcgan.data.arrays import is_array
 from adcgan.data.decode import MAX_SIZE, MIN_SIZE
 from adcgan.data.prepare import Split, split_held_out, to_floats
 from adcgan.detectors import storage
-from adcgan.detectors.assessment import Assessment, placed
+from adcgan.detectors.notebook import html_of
 from adcgan.detectors.parameters import (
     Rule,
     check,
@@ -32,24 +33,26 @@ from adcgan.detectors.parameters import (
 from adcgan.errors import InputError
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring import (
+    Scorer,
     Threshold,
-    conformal_p_values,
     contamination_threshold,
     images_needed,
     threshold_for_budget,
 )
+from adcgan.scoring.assessment import placed
+from adcgan.scoring.scorer import Components, Images, Shape
 from adcgan.training import Recipe, RunLog, Session, make_accelerator, resolve_device, train
 from adcgan.training.cost import FitCost, estimate
+from adcgan.training.trackers import tracked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from typing_extensions import Self
 
-Images = Any
-Components = dict[str, NDArray[np.float64]]
-Shape = tuple[int, int, int]
+__all__ = ["Components", "Detector", "Shape"]
 
 MINIMUM_IMAGES = 3
+GENERATED_TOGETHER = 64
 COMMON_RULES: dict[str, Rule] = {
     "image_size": maybe(whole(MIN_SIZE, MAX_SIZE)),
     "resize": one_of("squash", "crop", "pad"),
@@ -61,12 +64,13 @@ COMMON_RULES: dict[str, Rule] = {
 }
 
 
-class Detector(BaseEstimator, ABC):  # type: ignore[misc]
+class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
     """Learns normal images; gives every image a score, higher = more anomalous.
 
-    Everything a user calls is here. A subclass says how it scores a batch (`_component_batch`,
-    `_combine`) and either which networks it has and how they are trained (`_make_networks`,
-    `_recipe`), or, without networks, how it learns and what it stores.
+    Everything a user calls is here and in `adcgan.scoring.Scorer`, which scores. A subclass says
+    how it scores a batch (`_component_batch`, `_combine`) and either which networks it has and how
+    they are trained (`_make_networks`, `_recipe`), or, without networks, how it learns and what it
+    stores.
 
     Images are given as a folder, an .npy or .npz file, a uint8 array (n, H, W) or (n, H, W, C), a
     list of PIL images, or an `adcgan.ImageSet`.
@@ -106,9 +110,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
     def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
         """Return each part of the score, (B,), of images (B, C, H, W) in [0, 1]."""
 
-    @abstractmethod
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        """Return the scores (n,) made of `components`."""
+    # And `_combine`, the score made of those parts.
 
     # -- what a system of networks defines -----------------------------------------------------
 
@@ -153,6 +155,21 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
     # -- what a system may define --------------------------------------------------------------
 
+    def _reconstruct_batch(self, x: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the reconstructions (B, C, H, W) in [0, 1] of images (B, C, H, W) in [0, 1]."""
+        raise InputError(f"{type(self).__name__} does not reconstruct images.")
+
+    def _map_batch(self, x: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the anomaly maps (B, H, W) of images (B, C, H, W) in [0, 1]."""
+        raise InputError(f"{type(self).__name__} does not make anomaly maps.")
+
+    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
+        """Return what `generator` makes of `n` latents that `rng`, on the CPU, draws.
+
+        (n, C, H, W) in [0, 1]. Every system with a network named "generator" defines it.
+        """
+        raise NotImplementedError
+
     def _fit_components(self, components: Components) -> None:
         """Learn from the held-out images' components what `_combine` needs, if anything."""
 
@@ -189,7 +206,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         checkpoint_every : int
             Steps between checkpoints.
         trackers : sequence of str
-            Experiment trackers: "tensorboard", "wandb", "mlflow". They need `run_dir`.
+            Experiment trackers: "tensorboard", "wandb", "mlflow". They need `run_dir`, and write
+            into it (`adcgan.training.trackers`).
         progress : Progress, optional
             Where progress is reported; a bar when standard error is a terminal.
 
@@ -227,14 +245,13 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
             checkpoint_every=checkpoint_every,
             folder=folder,
         )
-        if trackers:
-            accelerator.init_trackers("adcgan", config=_flat(self.get_params()))
         split = split_held_out(len(images), self.validation_fraction, self.random_state)
         self.image_shape_ = images.shape
         self.resized_ = images.resized
         self.__dict__.pop("_decision_scores", None)
         self._build_seeded(images.shape)
-        self._learn(images.images, split, session)
+        with tracked(accelerator, trackers, folder, self.get_params()):
+            self._learn(images.images, split, session)
         self.n_train_, self.n_calibration_ = len(split.train), len(split.held_out)
         self.history_ = log.rows
         self._training_images = images
@@ -293,90 +310,6 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
     # -- scoring -------------------------------------------------------------------------------
 
-    def decision_function(self, X: Images) -> NDArray[np.float64]:
-        """Return the anomaly scores (n,) of images, higher = more anomalous.
-
-        An image that cannot be read scores nan, with a warning.
-        """
-        images = self._load_for_scoring(X)
-        scores = self._combine(self._components_of(images.images))
-        return placed(scores, images.positions, images.n_items)
-
-    def predict(self, X: Images) -> NDArray[np.int64]:
-        """Return 1 for anomalous images, 0 for normal ones, -1 for unreadable ones: (n,)."""
-        return self._decide(self.decision_function(X))
-
-    def predict_proba(self, X: Images) -> NDArray[np.float64]:
-        """Return (n, 2): the p-value of each image, and one minus it.
-
-        Column 1 estimates how sure it is that a normal image would score lower. It is calibrated
-        by normal images alone and says nothing of how common anomalies are.
-        """
-        p = self.p_values(X)
-        return np.stack([p, 1 - p], axis=1)
-
-    def p_values(self, X: Images) -> NDArray[np.float64]:
-        """Return conformal p-values (n,) in (0, 1].
-
-        The share of normal images that score at least as high, estimated from held-out ones: if
-        new normal images come from where the training images came from, at most a share `a` of
-        them gets a p-value of `a` or less.
-        """
-        return conformal_p_values(self.decision_function(X), self.calibration_scores_)
-
-    def score_components(self, X: Images) -> Components:
-        """Return the parts of the score by name, each (n,) float64; nan where unreadable."""
-        images = self._load_for_scoring(X)
-        components = self._components_of(images.images)
-        return {k: placed(v, images.positions, images.n_items) for k, v in components.items()}
-
-    def score_variants(self, components: Components) -> Components:  # noqa: ARG002
-        """Return other scores made of the same components, by name; none unless a system has some.
-
-        Parameters
-        ----------
-        components : dict of str to ndarray (n,)
-            What `score_components` returned.
-        """
-        return {}
-
-    def assess(self, X: Images) -> Assessment:
-        """Return scores, p-values, verdicts and components of images, in one pass."""
-        images = self._load_for_scoring(X, warn=False)
-        components = {
-            key: placed(value, images.positions, images.n_items)
-            for key, value in self._components_of(images.images).items()
-        }
-        scores = self._combine(components)
-        names, errors = [""] * images.n_items, [""] * images.n_items
-        for position, name in zip(images.positions, images.names, strict=True):
-            names[position] = name
-        for skipped in images.skipped:
-            names[skipped.position], errors[skipped.position] = skipped.name, skipped.error
-        return Assessment(
-            names=names,
-            scores=scores,
-            p_values=conformal_p_values(scores, self.calibration_scores_),
-            anomalous=self._decide(scores),
-            components=components,
-            variants=self.score_variants(components),
-            errors=errors,
-        )
-
-    def reconstruct(self, X: Images) -> NDArray[np.float32]:
-        """Return the reconstructions (n, H, W, C) in [0, 1] of readable images."""
-        return np.concatenate(list(self._batched(X, self._reconstruct_batch))).transpose(0, 2, 3, 1)
-
-    def anomaly_map(self, X: Images) -> NDArray[np.float32]:
-        """Return heatmaps (n, H, W) of readable images, at least 0, higher = more anomalous."""
-        return np.concatenate(list(self._batched(X, self._map_batch)))
-
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:  # noqa: ARG002
-        raise InputError(f"{type(self).__name__} does not reconstruct images.")
-
-    def _map_batch(self, x: Tensor) -> Tensor:  # noqa: ARG002
-        raise InputError(f"{type(self).__name__} does not make anomaly maps.")
-
     @property
     def decision_scores_(self) -> NDArray[np.float64]:
         """Scores (n,) of the images given to ``fit``, computed when first asked for."""
@@ -396,84 +329,84 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """Verdicts (n,) on the images given to ``fit``."""
         return self._decide(self.decision_scores_)
 
-    def _decide(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
-        decided = np.where(np.isnan(scores), -1, scores > self.threshold_)
-        return decided.astype(np.int64)
+    # -- pictures ------------------------------------------------------------------------------
 
-    # -- images --------------------------------------------------------------------------------
+    def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
+        """Return images that the generator makes of random latents: what it takes for normal.
 
-    def _load(self, X: Images, **options: Any) -> ImageSet:
-        return load_images(X, image_size=self.image_size, resize=self.resize, **options)
+        They are made as in training: batch normalisation takes its statistics from 64 of them at
+        a time. What scores an image has other statistics, those of reconstructions.
 
-    def _load_for_scoring(self, X: Images, *, warn: bool = True) -> ImageSet:
-        """Load images in the shape the detector was trained on."""
+        Parameters
+        ----------
+        n : int, default=16
+            How many.
+        seed : int, default=0
+            Of the latents; the same one gives the same images, the first of them for a smaller n.
+
+        Returns
+        -------
+        ndarray of shape (n, H, W, C), float32
+            In [0, 1].
+
+        Raises
+        ------
+        InputError
+            The detector has no generator or has learned nothing yet, or a parameter is wrong.
+        """
         self._check_fitted()
-        channels, size, _ = self.image_shape_
-        # Arrays that were trained on as they came are scored as they come.
-        as_is = not self.resized_ and is_array(X)
-        images = load_images(
-            X, image_size=None if as_is else size, resize=self.resize, channels=channels
-        )
-        if images.shape[1] != size:
-            raise InputError(
-                f"{type(self).__name__} was trained on arrays of {size}×{size} pixels. "
-                f"Got {images.shape[1]}×{images.shape[2]} instead."
-            )
-        if warn and images.skipped:
-            first = images.skipped[0]
-            warnings.warn(
-                f"{len(images.skipped)} of {images.n_items} images could not be read; "
-                f"the first is {first.name!r}: {first.error}",
-                stacklevel=3,
-            )
-        return images
+        rules = {"n": whole(1), "seed": whole(0, 2**32 - 1)}
+        check(f"{type(self).__name__}.generate", {"n": n, "seed": seed}, rules)
+        if "generator" not in getattr(self, "networks_", ()):
+            raise InputError(f"{type(self).__name__} has no generator.")
+        # A copy, as training mode changes the running statistics.
+        generator = deepcopy(self.networks_["generator"]).train()
+        rng = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            made = [
+                _to_numpy(self._generated(generator, GENERATED_TOGETHER, rng))
+                for _ in range(0, n, GENERATED_TOGETHER)
+            ]
+        return np.concatenate(made)[:n].transpose(0, 2, 3, 1)
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "image_shape_"):
-            raise InputError(f"This {type(self).__name__} has learned nothing yet; call fit first.")
+    def _repr_html_(self) -> str | None:
+        """Return what notebooks show, None where scikit-learn is set to show text."""
+        return None if get_config()["display"] == "text" else html_of(self)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """Return the same for notebooks that ask for several forms at once."""
+        html = self._repr_html_()
+        return {"text/plain": repr(self)} | ({} if html is None else {"text/html": html})
+
+    # -- in batches ----------------------------------------------------------------------------
+
+    def _components_in(self, batch: NDArray[np.uint8]) -> Components:
+        with torch.no_grad():  # not inference mode: some systems search by gradients
+            components = self._component_batch(self._on_device(batch))
+        return {key: value.double().cpu().numpy() for key, value in components.items()}
+
+    def _reconstructions_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return _to_numpy(self._reconstruct_batch(self._on_device(batch)))
+
+    def _maps_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return _to_numpy(self._map_batch(self._on_device(batch)))
+
+    def _batches(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
+        """Yield `images` in batches (B, C, H, W) in [0, 1] on the device."""
+        return self._batched(self._on_device, images)
+
+    def _on_device(self, batch: NDArray[np.uint8]) -> Tensor:
+        """Return uint8 images as floats in [0, 1] on the device."""
+        # A copy, as torch takes no array that is walked backwards.
+        return to_floats(torch.tensor(np.ascontiguousarray(batch), device=self._device()))
 
     def _device(self) -> torch.device:
         return resolve_device(self.device)
 
-    def _score_batch_size(self) -> int:
-        """Return how many images are scored at once: as many as fit in about 1 GiB."""
-        return int(np.clip(2**20 // self.image_shape_[1] ** 2, 16, 256))
-
-    def _batches(
-        self, images: NDArray[np.uint8], index: NDArray[np.int64] | None = None
-    ) -> Iterator[Tensor]:
-        """Yield `images` (at `index`) in batches (B, C, H, W) in [0, 1] on the device."""
-        size, device = self._score_batch_size(), self._device()
-        n = len(images) if index is None else len(index)
-        for start in range(0, n, size):
-            stop = min(start + size, n)
-            rows = images[start:stop] if index is None else images[index[start:stop]]
-            # A copy, as torch takes no array that is walked backwards.
-            yield to_floats(torch.tensor(np.ascontiguousarray(rows), device=device))
-
-    def _components_of(
-        self, images: NDArray[np.uint8], index: NDArray[np.int64] | None = None
-    ) -> Components:
-        """Return the components of uint8 images (n, C, H, W), at `index` if given."""
-        parts: list[dict[str, NDArray[np.float64]]] = []
-        progress = terminal_progress()
-        progress.start("Scoring", len(images) if index is None else len(index))
-        try:
-            for x in self._batches(images, index):
-                with torch.no_grad():  # not inference mode: some systems search by gradients
-                    batch = self._component_batch(x)
-                parts.append({k: v.double().cpu().numpy() for k, v in batch.items()})
-                progress.advance(len(x))
-        finally:
-            progress.finish()
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-    def _batched(
-        self, X: Images, function: Callable[[Tensor], Tensor]
-    ) -> Iterator[NDArray[np.float32]]:
-        for x in self._batches(self._load_for_scoring(X).images):
-            with torch.no_grad():
-                yield function(x).float().cpu().numpy()
+    def _load(self, X: Images, **options: Any) -> ImageSet:
+        return load_images(X, image_size=self.image_size, resize=self.resize, **options)
 
     # -- cost, saving --------------------------------------------------------------------------
 
@@ -526,11 +459,12 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         self._set_state(stored.state)
 
 
+def _to_numpy(images: Tensor) -> NDArray[np.float32]:
+    """Return a tensor as float32 in main memory."""
+    array: NDArray[np.float32] = images.float().cpu().numpy()
+    return array
+
+
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries whose key starts with `prefix`, without it."""
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters as trackers take them: numbers and text."""
-    return {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in parameters.items()}

@@ -109,7 +109,8 @@ def latent_scoring_inputs(
     InputError
         If `kind` is neither of the two.
     """
-    images, draws = len(e_x), len(e_g_z)
+    # Not len(e_x): that would fix the number of images in an exported graph.
+    images, draws = e_x.shape[0], len(e_g_z)
     first = e_x.repeat_interleave(draws, dim=0)
     if _is_single(kind):
         return e_g_z, first

@@ -76,9 +76,14 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor) -> CriticFeatures:
         """Judge images (B, channels, size, size) in [0, 1]."""
-        local = self.trunk(x)
+        local = self.local_features(x)
         global_ = self.last_block(local).flatten(1)
         return CriticFeatures(self.logit(global_).squeeze(1), local, global_)
+
+    def local_features(self, x: Tensor) -> Tensor:
+        """Return C_ψ (B, K, M, M) of images alone, without the work that the rest takes."""
+        local: Tensor = self.trunk(x)
+        return local
 
     def project(self, global_: Tensor) -> Tensor:
         """Return φ_θ of global features (B, F): queries (B, K) for the local features."""

@@ -14,6 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from adcgan.networks.products import product
+
 Normalised = TypeVar("Normalised", nn.Conv2d, nn.Linear)
 
 # Power iterations before training, as many as torch takes.
@@ -37,8 +39,8 @@ class Conv2d(nn.Conv2d):
         if under.shape[2:] != whole.shape[2:]:
             start = int(padding)
             weight = whole[:, :, start : start + sides[0], start : start + sides[1]]
-        out = F.linear(_rows(under, like=whole), _rows(weight, like=whole), self.bias)
-        return out[:, :, None, None]
+        out = product(_rows(under, like=whole), _rows(weight, like=whole))
+        return (out if self.bias is None else out + self.bias)[:, :, None, None]
 
     def _is_one_window(self, sides: torch.Size) -> bool:
         """Say whether the output for inputs of these sides is 1×1."""
@@ -54,12 +56,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         plain = self.padding == (0, 0) and self.output_padding == (0, 0)
         if x.shape[2:] != (1, 1) or not plain or output_size is not None:
             return super().forward(x, output_size)
-        out = x.flatten(1) @ _rows(self.weight)
+        out = product(x.flatten(1), _rows(self.weight).t())
         kernel = self.kernel_size
         if _channels_last(self.weight):
-            out = out.view(len(x), *kernel, self.out_channels).permute(0, 3, 1, 2)
+            out = out.view(x.shape[0], *kernel, self.out_channels).permute(0, 3, 1, 2)
         else:
-            out = out.view(len(x), self.out_channels, *kernel)
+            out = out.view(x.shape[0], self.out_channels, *kernel)
         return out if self.bias is None else out + self.bias[:, None, None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +12,10 @@ from numpy.typing import ArrayLike
 from adcgan.report.plots import ANOMALOUS, GRID, INK, MUTED, NORMAL
 
 _CHANCE = 50
+# Colours and marks that tell detectors apart, by shape alone too.
+_LOOKS = list(
+    zip(4 * (NORMAL, ANOMALOUS, INK, MUTED), (*"os^D", *"s^Do", *"^Dos", *"Dos^"), strict=True)
+)
 
 
 def bars_against_paper(
@@ -49,12 +54,46 @@ def bars_against_paper(
         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2},
         label="ours",
     )
-    axes.barh(places + height / 2, paper, height, color=ANOMALOUS, label="paper")
+    if np.isfinite(np.asarray(paper, dtype=np.float64)).any():
+        axes.barh(places + height / 2, paper, height, color=ANOMALOUS, label="paper")
     axes.axvline(_CHANCE, color=MUTED, linewidth=1, linestyle=(0, (4, 4)), label="chance")
     axes.set_yticks(places, names)
     axes.set(xlim=(0, 100), xlabel="AUROC (%)")
     axes.invert_yaxis()
     return _dressed(axes)
+
+
+def aurocs_by_class(axes: Axes, names: Sequence[str], points: Mapping[str, ArrayLike]) -> Axes:
+    """Draw the AUROC of every class, one kind of mark for each detector.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    names : sequence of str, length n
+        The classes, from left to right.
+    points : mapping of str to array-like of shape (n,)
+        AUROCs in percent by detector; nan where there is none.
+
+    Returns
+    -------
+    Axes
+        `axes`.
+    """
+    places = np.arange(len(names))
+    lowest = float(_CHANCE)
+    for (name, values), (colour, marker) in zip(points.items(), cycle(_LOOKS), strict=False):
+        aurocs = np.asarray(values, dtype=np.float64)
+        axes.plot(places, aurocs, marker, markersize=5, color=colour, alpha=0.8, label=name)
+        lowest = min(lowest, float(np.nanmin(aurocs, initial=_CHANCE)))
+    axes.axhline(_CHANCE, color=MUTED, linewidth=1, linestyle=(0, (4, 4)), label="chance")
+    axes.set_xticks(places, names)
+    if max(map(len, names)) > 2:
+        axes.tick_params(axis="x", rotation=45)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set(ylim=(max(0, lowest - 5), 102), ylabel="AUROC (%)")
+    return _dressed(axes, n_columns=2)
 
 
 def scatter_against_paper(axes: Axes, points: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Axes:
@@ -73,9 +112,7 @@ def scatter_against_paper(axes: Axes, points: Mapping[str, tuple[ArrayLike, Arra
         `axes`.
     """
     axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (4, 4)), label="equal")
-    looks = [(c, m) for m in ("o", "s", "^", "D") for c in (NORMAL, ANOMALOUS, INK, MUTED)]
-    for i, (name, (ours, paper)) in enumerate(points.items()):
-        colour, marker = looks[i % len(looks)]
+    for (name, (ours, paper)), (colour, marker) in zip(points.items(), cycle(_LOOKS), strict=False):
         axes.scatter(paper, ours, s=18, color=colour, marker=marker, alpha=0.8, label=name)
     axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel="paper (AUROC, %)", ylabel="ours")
     return _dressed(axes)
@@ -111,14 +148,22 @@ def audit_histogram(
     return _dressed(axes)
 
 
-def _dressed(axes: Axes) -> Axes:
+def _dressed(axes: Axes, n_columns: int = 4) -> Axes:
     """Give a plot its grid, its legend above, and the common look."""
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, labelcolor=INK, fontsize=8
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=n_columns,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8,
     )
     axes.set_axisbelow(True)
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(colors=MUTED, length=3)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.patch.set_alpha(0)
     return axes

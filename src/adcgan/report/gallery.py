@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from adcgan.data.thumbnails import data_uri, reduced
 from adcgan.errors import InputError
-from adcgan.report.pictures import data_uri, overlay, to_uint8
+from adcgan.report.pictures import overlay, to_uint8
 
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
@@ -122,9 +122,4 @@ def _explained(
 
 def _picture(image: NDArray[np.uint8]) -> str:
     """Return a picture of shape (H, W, C) for the page, made smaller where it is large."""
-    if max(image.shape[:2]) > _LONGEST_SIDE:
-        flat = image[..., 0] if image.shape[-1] == 1 else image
-        small = Image.fromarray(flat)
-        small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-        image = np.asarray(small)
-    return data_uri(image)
+    return data_uri(reduced(image, _LONGEST_SIDE))

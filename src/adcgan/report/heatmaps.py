@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.data.thumbnails import png
 from adcgan.errors import InputError
 from adcgan.files import replacing
 from adcgan.progress import Progress, terminal_progress
 from adcgan.report.gallery import hottest_value
-from adcgan.report.pictures import enlarged, overlay, png
+from adcgan.report.pictures import enlarged, overlay
 
 if TYPE_CHECKING:
     from adcgan.data import ImageSet
-    from adcgan.detectors import Detector
+    from adcgan.scoring import Scorer
 
 # Images whose maps are held at a time, so that memory does not grow with the set.
 _CHUNK = 256
@@ -24,7 +25,7 @@ _CHUNK = 256
 
 def write_heatmaps(
     folder: str | Path,
-    detector: Detector,
+    detector: Scorer,
     images: ImageSet,
     scores: NDArray[np.float64],
     progress: Progress | None = None,
@@ -35,8 +36,8 @@ def write_heatmaps(
     ----------
     folder : str or Path
         Sub-folders in the images' names are kept; pictures of the same name are replaced.
-    detector : Detector
-        A fitted detector that has anomaly maps.
+    detector : Scorer
+        A fitted detector that has anomaly maps, or an exported one.
     images : ImageSet
         The images, at the size that the detector takes.
     scores : ndarray of shape (n,), float64

@@ -19,16 +19,19 @@ class Section:
     Parameters
     ----------
     key : str
-        Names the template ``templates/<key>.html`` and the part's anchor.
+        Names the template ``templates/<key>.html``.
     title : str
         The heading.
     data : mapping
         What the template reads, by name.
+    anchor : str, optional
+        What a link leads to; `key` if not given. No two parts of a page share one.
     """
 
     key: str
     title: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    anchor: str = ""
 
 
 @dataclass(frozen=True)

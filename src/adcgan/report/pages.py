@@ -47,7 +47,8 @@ def evaluation_page(
         sections.figures(metrics),
         sections.curves(evaluation),
         sections.pictures(detector, images, evaluation),
-        sections.components(metrics),
+        sections.components(detector, evaluation),
+        sections.samples(detector),
         sections.training(detector),
         sections.calibration(detector),
         sections.configuration(
@@ -90,6 +91,7 @@ def model_page(
     """
     parts = [
         sections.facts(_trained(detector, detector_name, run)),
+        sections.samples(detector),
         sections.training(detector),
         sections.calibration(detector),
         sections.configuration(

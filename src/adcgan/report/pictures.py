@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from adcgan.report.plots import COLOURS
 
@@ -53,20 +51,6 @@ def svg(
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=metadata)
     return _inline(buffer.getvalue(), description)
-
-
-def png(image: NDArray[np.uint8]) -> bytes:
-    """Encode an image of shape (H, W) or (H, W, 1|3) as PNG."""
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def data_uri(image: NDArray[np.uint8]) -> str:
-    """Return an image of shape (H, W) or (H, W, 1|3) as a ``data:`` address."""
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
 
 
 def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:

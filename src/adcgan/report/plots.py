@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 
 # Two hues that people with any kind of colour vision tell apart, and the greys around them.
 # The page replaces each by a variable of its own, so that dark mode reaches the plots.
-NORMAL = "#2f6fd0"
-ANOMALOUS = "#d9622b"
+NORMAL = "#2a66c4"
+ANOMALOUS = "#b8481a"
 INK = "#1c2434"
-MUTED = "#667083"
+MUTED = "#5c6678"
 GRID = "#e3e7ee"
 COLOURS = {
     NORMAL: "normal",
@@ -97,7 +97,10 @@ def precision_recall_curve(
 
 
 def score_histogram(
-    axes: Axes, scores: Mapping[str, ArrayLike], threshold: float | None = None
+    axes: Axes,
+    scores: Mapping[str, ArrayLike],
+    threshold: float | None = None,
+    budget: float | None = None,
 ) -> Axes:
     """Draw the distribution of scores, one group of images beside the other.
 
@@ -110,7 +113,9 @@ def score_histogram(
         Bars are shares of their group, so that a small group can be compared with a large one;
         the outermost bars hold the half percent of scores beyond the axis.
     threshold : float, optional
-        Drawn as an upright line.
+        Drawn as an upright line, with what lies above it tinted.
+    budget : float, optional
+        The false-alarm budget that the threshold keeps, in (0, 1); written in the legend.
 
     Returns
     -------
@@ -133,9 +138,11 @@ def score_histogram(
             label=name,
         )
     if threshold is not None:
-        axes.axvline(threshold, color=INK, linewidth=1.5, linestyle=(0, (5, 3)), label="threshold")
+        label = "threshold" if budget is None else f"threshold (budget {100 * budget:.3g}%)"
+        axes.axvline(threshold, color=INK, linewidth=1.5, linestyle=(0, (5, 3)), label=label)
+        axes.axvspan(threshold, max(threshold, edges[-1]), color=MUTED, alpha=0.1, linewidth=0)
     axes.set(xlabel="score (higher is more anomalous)", ylabel="share of the images")
-    return _dressed(_legend_above(axes))
+    return _dressed(_legend_above(axes, n_columns=2))
 
 
 def training_curves(
@@ -244,12 +251,12 @@ def _unit_square(axes: Axes, legend: Literal["lower left", "lower right"]) -> Ax
     return _dressed(axes)
 
 
-def _legend_above(axes: Axes) -> Axes:
+def _legend_above(axes: Axes, n_columns: int = 3) -> Axes:
     """Put the legend where it cannot cover the data."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=3,
+        ncols=n_columns,
         frameon=False,
         labelcolor=INK,
         borderaxespad=0.2,

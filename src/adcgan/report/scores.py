@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from adcgan.files import replacing
 
 if TYPE_CHECKING:
-    from adcgan.detectors.assessment import Assessment
+    from adcgan.scoring import Assessment
 
 
 def write_scores(

@@ -11,12 +11,15 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from adcgan.benchmark import precision_recall_points, roc_points
+from adcgan.data.thumbnails import contact_sheet, data_uri
+from adcgan.errors import InputError
 from adcgan.report import plots
 from adcgan.report.gallery import gallery
 from adcgan.report.page import Section
-from adcgan.report.pictures import svg
+from adcgan.report.pictures import svg, to_uint8
+from adcgan.report.shares import Share, mean_difference, shares
 from adcgan.report.wording import counted, percent, value
-from adcgan.scoring import images_needed, smallest_budget
+from adcgan.scoring import false_alarm_interval, images_needed, smallest_budget
 
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 # Columns of the training history that are not losses or figures of health.
 _NOT_CURVES = {"step", "epoch", "seconds", "warning"}
 _MANY_POINTS = 500
+_LISTED = 20
+_SAMPLES, _SAMPLE_COLUMNS, _SAMPLE_SEED, _SAMPLE_SIDE = 24, 6, 0, 64
+# Budgets that people ask for.
+_BUDGETS = (0.1, 0.05, 0.01, 0.001)
 
 
 def figures(metrics: Mapping[str, Any]) -> Section:
@@ -61,7 +68,9 @@ def figures(metrics: Mapping[str, Any]) -> Section:
             + ("." if at["fpr"] is None else f"; the budget is {percent(at['fpr'], 2)}."),
         ),
     ]
-    return Section("figures", "Figures", {"rows": rows, "unreadable": metrics["unreadable"]})
+    unreadable = metrics["unreadable"]
+    data = {"rows": rows, "unreadable": unreadable[:_LISTED], "n_unreadable": len(unreadable)}
+    return Section("figures", "Figures", data)
 
 
 def curves(evaluation: Evaluation) -> Section:
@@ -76,11 +85,11 @@ def curves(evaluation: Evaluation) -> Section:
     drawn = [
         (
             "Scores",
-            "Normal and anomalous images apart: the less they overlap, the better.",
+            "The less normal and anomalous images overlap, the better. " + _at_the_threshold(at),
             svg(
-                lambda axes: plots.score_histogram(axes, groups, at["threshold"]),
+                lambda axes: plots.score_histogram(axes, groups, at["threshold"], at["fpr"]),
                 "Histogram of the scores of normal and anomalous images, with the threshold at "
-                f"{at['threshold']:.4g}.",
+                f"{at['threshold']:.4g}. {_at_the_threshold(at)}",
             ),
         ),
         (
@@ -113,13 +122,62 @@ def pictures(detector: Detector, images: ImageSet, evaluation: Evaluation) -> Se
     return Section("pictures", "Images", {"rows": rows, "hottest": hottest})
 
 
-def components(metrics: Mapping[str, Any]) -> Section | None:
-    """Return the AUROC of each score component and variant, None where there are none."""
-    if not metrics["components"]:
+def components(detector: Detector, evaluation: Evaluation) -> Section | None:
+    """Return what each part of the score brings, and other scores of the same parts.
+
+    None where the detector gives no parts. The figures are those of `adcgan.report.shares.Share`.
+    """
+    if not evaluation.assessment.components:
         return None
-    groups = {"Component": metrics["components"], "Variant": metrics["variants"]}
-    shown = {name: scores for name, scores in groups.items() if scores}
-    return Section("components", "Parts of the score", {"groups": shown, "whole": metrics["auroc"]})
+    known = evaluation.labels >= 0
+    parts = {name: part[known] for name, part in evaluation.assessment.components.items()}
+    contributions = detector.score_contributions(parts)
+    labels = evaluation.labels[known]
+    found = shares(parts, contributions, labels)
+    data = {
+        "shares": found,
+        "finding": _finding(found),
+        "difference": mean_difference(np.sum(list(contributions.values()), axis=0), labels == 0),
+        "variants": evaluation.metrics["variants"],
+        "whole": evaluation.metrics["auroc"],
+    }
+    return Section("components", "Which part decides", data)
+
+
+def _finding(found: list[Share]) -> str:
+    """Say in one sentence which part decides."""
+    brought = {share.name: share.of_difference for share in found}
+    known = {name: share for name, share in brought.items() if share is not None}
+    if not known:
+        return (
+            "No part decides: the score of anomalous images is not higher on average than that of "
+            "normal ones."
+        )
+    first = max(known, key=lambda name: known[name])
+    return (
+        f"The part named {first} decides most: it brings {percent(known[first])} of what sets "
+        "anomalous images apart from normal ones on average."
+    )
+
+
+def samples(detector: Detector) -> Section | None:
+    """Return images that the generator makes, None for detectors without one."""
+    try:
+        made = to_uint8(detector.generate(_SAMPLES, seed=_SAMPLE_SEED))
+    except InputError:
+        return None
+    sheet = contact_sheet(made, _SAMPLE_COLUMNS, gap=max(1, made.shape[1] // 16))
+    # Shown at about the size of the other pictures, whatever the detector's.
+    times = max(1.0, _SAMPLE_SIDE / made.shape[1])
+    data = {
+        "n": len(made),
+        "seed": _SAMPLE_SEED,
+        "sheet": data_uri(sheet),
+        "n_rows": -(-len(made) // _SAMPLE_COLUMNS),
+        "height": round(sheet.shape[0] * times),
+        "width": round(sheet.shape[1] * times),
+    }
+    return Section("samples", "Generated images", data)
 
 
 def training(detector: Detector) -> Section | None:
@@ -158,6 +216,7 @@ def calibration(detector: Detector) -> Section:
     """Return where the threshold comes from and what budget it can keep."""
     n = int(detector.n_calibration_)
     scores = np.asarray(detector.calibration_scores_, dtype=np.float64)
+    threshold = float(detector.threshold_)
     drawn = []
     if n:
         drawn.append(
@@ -166,7 +225,7 @@ def calibration(detector: Detector) -> Section:
                 "",
                 svg(
                     lambda axes: plots.score_histogram(
-                        axes, {"held-out normal": scores}, detector.threshold_
+                        axes, {"held out": scores}, detector.threshold_, detector.fpr_
                     ),
                     f"Histogram of the scores of {counted(n, 'held-out normal image')}, with the "
                     f"threshold at {detector.threshold_:.4g}.",
@@ -175,12 +234,14 @@ def calibration(detector: Detector) -> Section:
         )
     data = {
         "n": n,
-        "threshold": float(detector.threshold_),
+        "threshold": threshold,
         "contamination": detector.contamination,
         "smallest": smallest_budget(n),
         "requested": detector.fpr,
         "in_force": detector.fpr_,
         "needed": images_needed(detector.fpr),
+        "interval": None if detector.fpr_ is None else false_alarm_interval(scores, threshold),
+        "budgets": [(budget, images_needed(budget)) for budget in _BUDGETS],
         "plots": _plots(drawn),
     }
     return Section("calibration", "Calibration", data)
@@ -201,6 +262,17 @@ def _plots(drawn: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
     return [
         {"title": title, "note": note, "svg": Markup(picture)} for title, note, picture in drawn
     ]
+
+
+def _at_the_threshold(at: Mapping[str, Any]) -> str:
+    """Say what the threshold in force promises of normal images, and what it does to them."""
+    flagged = percent(at["false_positive_rate"], 2)
+    if at["fpr"] is None:
+        return f"Above the threshold lie {flagged} of the normal images."
+    return (
+        f"The false-alarm budget of the threshold is {percent(at['fpr'], 2)}; "
+        f"{flagged} of these normal images lie above it."
+    )
 
 
 def _prevalence(metrics: Mapping[str, Any]) -> float:

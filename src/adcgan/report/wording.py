@@ -7,7 +7,8 @@ from typing import Any
 
 def percent(value: float, digits: int = 1) -> str:
     """Write a share in [0, 1] as a percentage: 0.9731 is ``97.3%``, 0.01 is ``1%``."""
-    text = f"{100 * value:.{digits}f}"
+    # Adding 0 turns the -0 that a tiny negative share is rounded to into 0.
+    text = f"{round(100 * value, digits) + 0:.{digits}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
 
 

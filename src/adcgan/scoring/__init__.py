@@ -1,15 +1,17 @@
 """From reconstructions to decisions: the normality score, p-values and thresholds.
 
 Nothing here imports torch: the parts that take tensors use the tensors' own methods, so a service
-without torch can combine and calibrate scores.
+without torch can score with an exported file, and combine and calibrate scores.
 """
 
 from __future__ import annotations
 
+from adcgan.scoring.assessment import Assessment
 from adcgan.scoring.calibration import (
     Threshold,
     conformal_p_values,
     contamination_threshold,
+    false_alarm_interval,
     images_needed,
     smallest_budget,
     threshold_for_budget,
@@ -25,14 +27,20 @@ from adcgan.scoring.normality import (
     standardise,
     variants,
 )
+from adcgan.scoring.onnx_scorer import OnnxScorer
+from adcgan.scoring.scorer import Scorer
 
 __all__ = [
     "COMPONENTS",
+    "Assessment",
+    "OnnxScorer",
+    "Scorer",
     "Threshold",
     "conformal_p_values",
     "contamination_threshold",
     "discrimination_loss",
     "encoded_loss",
+    "false_alarm_interval",
     "images_needed",
     "latent_loss",
     "location_and_scale",

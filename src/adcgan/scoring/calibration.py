@@ -156,6 +156,45 @@ def threshold_for_budget(calibration_scores: ArrayLike, fpr: float) -> Threshold
     return Threshold(float(ordered[m - within]), float(fpr), supported=True)
 
 
+def false_alarm_interval(
+    calibration_scores: ArrayLike, threshold: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return where the false-alarm rate of a threshold lies, given these calibration images.
+
+    A budget holds on average over the choice of calibration images. With the ones at hand, and a
+    threshold at the k-th largest of their m scores, the share of new normal images above it has
+    the distribution Beta(k, m + 1 − k), whatever the scores' own (continuous) distribution.
+
+    Parameters
+    ----------
+    calibration_scores : array of shape (m,)
+        Scores of held-out normal images, m ≥ 1, finite, in any order.
+    threshold : float
+        At most the largest of them, as `threshold_for_budget` returns it.
+    confidence : float, default=0.95
+        Chance that the rate lies inside, in (0, 1).
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end, both in [0, 1].
+
+    Raises
+    ------
+    InputError
+        If calibration scores are absent, not finite or not one-dimensional.
+    """
+    # Imported here: scoring with an exported file does without SciPy.
+    from scipy.special import betaincinv
+
+    scores = _finite("calibration_scores", calibration_scores)
+    k = int((scores >= threshold).sum())
+    assert k > 0
+    tail = (1 - confidence) / 2
+    low, high = (float(betaincinv(k, scores.size + 1 - k, share)) for share in (tail, 1 - tail))
+    return low, high
+
+
 def contamination_threshold(training_scores: ArrayLike, contamination: float) -> float:
     """Return PyOD's threshold: the (1 − contamination) quantile of the training scores.
 

@@ -112,7 +112,8 @@ def latent_loss(p_generated: Tensor, p_image: Tensor) -> Tensor:
         In [0, 1].
     """
     assert p_image.dim() == 2
-    assert p_generated.shape in (p_image.shape, p_image.shape[1:])
+    assert p_generated.dim() in (1, 2)
+    assert p_generated.shape[-1] == p_image.shape[1]
     return (_wide(p_generated) - _wide(p_image)).abs().mean(1)
 
 

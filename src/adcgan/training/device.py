@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adcgan.errors import InputError, MissingExtraError
+from adcgan.errors import InputError
+from adcgan.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PRECISIONS = ("auto", "float32", "bf16")
-TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -68,7 +68,7 @@ def make_accelerator(
             f"The 'precision' parameter must be one of {', '.join(PRECISIONS)}. "
             f"Got {precision!r} instead."
         )
-    _check_trackers(trackers, folder)
+    check_trackers(trackers, folder)
     bf16 = precision == "bf16" or (
         precision == "auto" and target.type == "cuda" and torch.cuda.is_bf16_supported()
     )
@@ -84,29 +84,6 @@ def make_accelerator(
     if accelerator.num_processes == 1 and target.index is not None:
         accelerator.state.device = target
     return accelerator
-
-
-def available_trackers() -> list[str]:
-    """Return the names of the experiment trackers that are installed."""
-    from accelerate.tracking import get_available_trackers
-
-    return [str(tracker.value) for tracker in get_available_trackers()]
-
-
-def _check_trackers(trackers: Sequence[str], folder: Path | None) -> None:
-    """Refuse trackers that are unknown, not installed, or have nowhere to write."""
-    for tracker in trackers:
-        if tracker not in TRACKERS:
-            raise InputError(
-                f"The 'trackers' parameter must name some of {', '.join(TRACKERS)}. "
-                f"Got {tracker!r} instead."
-            )
-        if tracker not in available_trackers():
-            raise MissingExtraError(
-                f"The tracker {tracker!r} is not installed: pip install {tracker}"
-            )
-    if trackers and folder is None:
-        raise InputError("The 'trackers' parameter needs 'run_dir', where the trackers write.")
 
 
 @contextmanager

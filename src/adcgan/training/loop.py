@@ -19,6 +19,7 @@ from adcgan.progress import Progress
 from adcgan.training.checkpoint import FILE_NAME, all_finite, load_checkpoint, save_checkpoint
 from adcgan.training.device import denormals_flushed
 from adcgan.training.health import Check, HealthWatch
+from adcgan.training.memory import memory_kept
 from adcgan.training.optimizers import Optimizers
 from adcgan.training.runlog import RunLog
 from adcgan.training.statistics import recompute_statistics
@@ -121,12 +122,13 @@ def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Sess
         A loss was not finite. The last checkpoint stays.
     """
     loop = _Loop(recipe, images, split, session)
+    networks = recipe.networks
     total = sum(phase.steps for phase in recipe.phases)
     start = loop.restore()
     session.progress.start("Training", total)
     session.progress.advance(start)
     try:
-        with denormals_flushed(), torch.random.fork_rng(), _training_mode(recipe.networks):
+        with denormals_flushed(), memory_kept(), torch.random.fork_rng(), _training_mode(networks):
             for step, phase in _steps_of(recipe.phases):
                 if step >= start:
                     loop.run_step(step, phase, last=step == total - 1)
@@ -135,7 +137,7 @@ def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Sess
     if recipe.finish is not None:
         recipe.finish()
     if recipe.scoring_pass is not None:
-        recompute_statistics(recipe.networks, recipe.scoring_pass, loop.statistics_batches())
+        recompute_statistics(networks, recipe.scoring_pass, loop.statistics_batches())
 
 
 def _steps_of(phases: Sequence[Phase]) -> Iterator[tuple[int, Phase]]:

@@ -43,9 +43,15 @@ class Optimizers:
     ) -> None:
         self.accelerator = accelerator
         self.parameters = {name: list(values) for name, values in parameters.items()}
+        # Fused Adam on CPUs copies what does not lie in memory in the order of its dimensions, so
+        # it is given the weights as they lie.
+        self._lying = {
+            name: [_as_lying(p.detach(), like=p) for p in values]
+            for name, values in self.parameters.items()
+        }
         self.named = {
             name: torch.optim.Adam(values, lr=learning_rates[name], betas=betas, fused=True)
-            for name, values in self.parameters.items()
+            for name, values in self._lying.items()
         }
         self.step = 0
         self.losses: dict[str, Tensor] = {}
@@ -62,10 +68,15 @@ class Optimizers:
             self._watch(f"{name}/{key}", loss.detach())
         optimizer, parameters = self.named[name], self.parameters[name]
         optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         # Naming the inputs keeps autograd from computing gradients of other networks' weights.
         self.accelerator.backward(total, inputs=parameters)
         if self.accelerator.num_processes > 1:
             self._average_gradients(parameters)
+        for parameter, lying in zip(parameters, self._lying[name], strict=True):
+            if parameter.grad is not None:
+                lying.grad = _as_lying(parameter.grad, like=parameter).contiguous()
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = self._frozen  # type: ignore[attr-defined]
         optimizer.step()
@@ -101,3 +112,10 @@ class Optimizers:
             f"Training diverged: the loss {key!r} is not finite at step {bad[key]}. "
             "The weights were kept as they were before it."
         )
+
+
+def _as_lying(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a view with the dimensions in the order in which those of `like` lie in memory."""
+    if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1)
+    return tensor

@@ -23,6 +23,7 @@ from adcgan.detectors.baselines.search import (
     searching,
 )
 from adcgan.detectors.baselines.stacks import Down, Up, channels_for, normal, signed, unsigned
+from adcgan.detectors.heatmaps import residual_map
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import wasserstein_gradient_penalty
 from adcgan.training import COLLAPSE, Optimizers, Phase, Recipe, diversity_figures
@@ -173,8 +174,12 @@ class ADGAN(Detector):
         found = self._search(signed(x))
         return unsigned(found.images[torch.arange(len(x)), found.last.argmin(1)])
 
+    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
+        z = torch.randn(n, self.latent_dim, generator=rng)
+        return unsigned(generator(z.to(self._device())))
+
     def _map_batch(self, x: Tensor) -> Tensor:
-        return (x - self._reconstruct_batch(x)).abs().sum(1)
+        return residual_map(x, self._reconstruct_batch(x))
 
     def _score_batch_size(self) -> int:
         """Return how many images are searched at once: each restart has a copy of G."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adcgan.detectors.base import Components, Detector, Shape
 from adcgan.detectors.baselines.schedule import step_count
+from adcgan.detectors.heatmaps import residual_map
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss, reconstruction_loss
 from adcgan.networks.blocks import scaled
@@ -159,8 +160,13 @@ class AEGAN(Detector):
         x_hat: Tensor = self.networks_["generator"](self.networks_["encoder"](x))
         return x_hat
 
+    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
+        z = torch.randn(n, self.latent_dim, generator=rng)
+        x: Tensor = generator(z.to(self._device()))
+        return x
+
     def _map_batch(self, x: Tensor) -> Tensor:
-        return (x - self._reconstruct_batch(x)).abs().sum(1)
+        return residual_map(x, self._reconstruct_batch(x))
 
 
 def _sides(size: int) -> list[int]:

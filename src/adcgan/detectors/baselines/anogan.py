@@ -17,6 +17,7 @@ from adcgan.detectors.base import Components, Detector, Shape
 from adcgan.detectors.baselines.schedule import step_count
 from adcgan.detectors.baselines.search import Starts, search_latents, searching
 from adcgan.detectors.baselines.stacks import Down, Up, halvings, normal, signed, unsigned
+from adcgan.detectors.heatmaps import residual_map
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
@@ -175,8 +176,12 @@ class AnoGAN(Detector):
         z = self._search(x, cast(Critic, self.networks_["critic"]).features(x))
         return unsigned(self.networks_["generator"](z))
 
+    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
+        z = torch.randn(n, self.latent_dim, generator=rng)
+        return unsigned(generator(z.to(self._device())))
+
     def _map_batch(self, x: Tensor) -> Tensor:
-        return (x - self._reconstruct_batch(x)).abs().sum(1)
+        return residual_map(x, self._reconstruct_batch(x))
 
 
 class Critic(nn.Module):

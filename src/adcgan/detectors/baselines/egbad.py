@@ -20,6 +20,7 @@ from adcgan.detectors.base import Components, Detector, Shape
 from adcgan.detectors.baselines.ema import averaged, take_over
 from adcgan.detectors.baselines.schedule import step_count
 from adcgan.detectors.baselines.stacks import Down, channels_for, normal, signed, unsigned
+from adcgan.detectors.heatmaps import residual_map
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
@@ -162,8 +163,12 @@ class EGBAD(Detector):
     def _reconstruct_batch(self, x: Tensor) -> Tensor:
         return unsigned(self.networks_["generator"](self.networks_["encoder"](signed(x))))
 
+    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
+        z = torch.randn(n, self.latent_dim, generator=rng)
+        return unsigned(generator(z.to(self._device())))
+
     def _map_batch(self, x: Tensor) -> Tensor:
-        return (x - self._reconstruct_batch(x)).abs().sum(1)
+        return residual_map(x, self._reconstruct_batch(x))
 
 
 class Encoder(nn.Sequential):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adcgan.data.prepare import Split
 from adcgan.detectors.base import Components, Detector, Shape
+from adcgan.detectors.heatmaps import smoothed
 from adcgan.detectors.parameters import Rule, whole
 from adcgan.training import Session
 
@@ -105,7 +106,7 @@ class PixelPCA(Detector):
     def _map_batch(self, x: Tensor) -> Tensor:
         rows = _rows(x) / WHITE
         error = torch.from_numpy(np.square(rows - self._project(rows)))
-        return error.float().reshape(x.shape).sum(1)
+        return smoothed(error.float().reshape(x.shape).sum(1))
 
     def _state(self) -> dict[str, Tensor]:
         return {"mean": torch.tensor(self.mean_), "components": torch.tensor(self.components_)}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adcgan.detectors.base import Components, Detector, Shape
 from adcgan.detectors.baselines.schedule import step_count
 from adcgan.detectors.baselines.stacks import Down, Up, channels_for, signed
+from adcgan.detectors.heatmaps import residual_map
 from adcgan.detectors.parameters import Rule, one_of, real, whole
 from adcgan.losses import reconstruction_loss
 from adcgan.training import (
@@ -148,7 +149,7 @@ class RobustAutoencoder(Detector):
         return x_hat
 
     def _map_batch(self, x: Tensor) -> Tensor:
-        return (x - self._reconstruct_batch(x)).abs().sum(1)
+        return residual_map(x, self._reconstruct_batch(x))
 
 
 class Autoencoder(nn.Module):

@@ -1,0 +1,261 @@
+"""What there is to score, in an order that does not change: files, or rows of Parquet files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from adcgan.data.arrays import is_array
+from adcgan.data.decode import reason
+from adcgan.data.folder import FoundFile, list_files
+from adcgan.errors import InputError, MissingExtraError
+
+try:
+    import pyarrow as pa
+    from pyarrow import fs, parquet
+except ImportError as error:
+    raise MissingExtraError("Bulk scoring needs PyArrow: pip install 'adcgan[ray]'") from error
+
+PARQUET = ".parquet"
+# Footers read at a time: on an object store they wait for the network.
+_THREADS = 16
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a run, by position from 0.
+
+    Attributes
+    ----------
+    filesystem : pyarrow.fs.FileSystem
+        Where they are read from.
+    entries : pyarrow.Table
+        One row for each file, ascending by name. Columns: name (relative, POSIX style), path
+        (bytes: names of files need not be text), size (bytes, -1 where not known), rows (images
+        in it), error (why it cannot be opened, or "").
+    root : str
+        The path of the folder or file on `filesystem`.
+    tables : bool
+        Whether the files are Parquet files, each with any number of images, or single images.
+    source : str
+        What a person would call the data, without credentials.
+    """
+
+    filesystem: fs.FileSystem
+    entries: pa.Table
+    root: str
+    tables: bool
+    source: str
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return sum(self.entries.column("rows").to_pylist()) if self.tables else len(self.entries)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are on a disk, which every machine must see at the same path."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def digest(self) -> str:
+        """Return a hash of all names, sizes and numbers of rows."""
+        digest = hashlib.sha256(b"tables" if self.tables else b"files")
+        for batch in self.entries.select(["name", "size", "rows"]).to_batches():
+            for name, size, rows in zip(*batch.to_pydict().values(), strict=True):
+                digest.update(f"\n{size} {rows} {name}".encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()
+
+
+def list_images(data: str) -> Listing:
+    """List the images of a folder or file, here or on an object store.
+
+    Parameters
+    ----------
+    data : str
+        A folder of images (with the folders in it; hidden files are left out), one image, one
+        .parquet file, or a folder of nothing but those, as a path or as a URI that PyArrow knows
+        (s3://, gs://, hdfs://, abfs://, file://). Parquet files hold a struct column ``image``,
+        or one of another name, of ``bytes`` and ``path``: the layout of the Hugging Face hub.
+
+    Returns
+    -------
+    Listing
+
+    Raises
+    ------
+    InputError
+        There is nothing there, it cannot be reached, it mixes images and Parquet files, or a
+        Parquet file is damaged or has no column of images.
+    """
+    filesystem, path, source = open_location(data, "DATA")
+    if isinstance(filesystem, fs.LocalFileSystem):
+        found = _local_files(path, source)
+    else:
+        found = _remote_files(filesystem, path, source)
+    if not found:
+        raise InputError(f"DATA must hold images. {source!r} holds no file.")
+    tables = _are_tables([file.name for file, _ in found], source)
+    rows = _row_counts(filesystem, [file for file, _ in found]) if tables else [1] * len(found)
+    entries = pa.table(
+        {
+            "name": pa.array((file.name for file, _ in found), pa.large_string()),
+            "path": pa.array((os.fsencode(file.path) for file, _ in found), pa.large_binary()),
+            "size": pa.array((size for _, size in found), pa.int64()),
+            "rows": pa.array(rows, pa.int64()),
+            "error": pa.array((file.error for file, _ in found), pa.large_string()),
+        }
+    )
+    listing = Listing(filesystem, entries, path, tables, source)
+    if not listing.n_images:
+        raise InputError(f"DATA must hold images. The files in {source!r} have no row.")
+    return listing
+
+
+def open_location(location: str, called: str) -> tuple[fs.FileSystem, str, str]:
+    """Return the file system of a path or URI, the path on it, and a name fit to be shown.
+
+    Parameters
+    ----------
+    location : str
+        A path on this machine, or a URI.
+    called : str
+        What to call it in errors.
+
+    Raises
+    ------
+    InputError
+        The URI's scheme is not known, or what it takes is missing.
+    """
+    if "://" not in location:
+        return fs.LocalFileSystem(), os.path.abspath(location), location
+    # What stands before the @ and after the ? may be credentials.
+    scheme, _, rest = location.partition("://")
+    shown = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    try:
+        filesystem, path = fs.FileSystem.from_uri(location)
+    except (OSError, ValueError, NotImplementedError, ImportError) as error:
+        raise InputError(
+            f"{called} must be a path or a URI that PyArrow reads, such as s3://BUCKET/FOLDER. "
+            f"Got {shown!r} instead: {said(error).replace(location, shown)}."
+        ) from None
+    return filesystem, path, shown
+
+
+def image_column(schema: pa.Schema) -> str | None:
+    """Return the name of the column that holds images, or None.
+
+    ``image`` where it is a struct with a field ``bytes``, else the only such column.
+    """
+    names = [field.name for field in schema if _holds_images(field.type)]
+    if "image" in names:
+        return "image"
+    return names[0] if len(names) == 1 else None
+
+
+def said(error: Exception) -> str:
+    """Say in one line what an error of PyArrow means, where it can be without the path."""
+    # PyArrow's come without the number that Python's tell the reason from.
+    for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
+        if isinstance(error, kind):
+            return os.strerror(number)
+    return reason(error).rstrip(".")
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Say whether a column of this type is one of images."""
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    content = kind.field("bytes").type
+    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
+
+
+def _local_files(path: str, source: str) -> list[tuple[FoundFile, int]]:
+    """List files on this machine, as `adcgan.data.load_images` does, with their sizes."""
+    if not os.path.lexists(path):
+        raise InputError(
+            f"DATA must be a folder, an image or a .parquet file. {source!r} does not exist."
+        )
+    if is_array(path):
+        raise InputError(
+            "DATA must be a folder, an image or a .parquet file for --ray, which takes no arrays. "
+            f"Got {source!r} instead."
+        )
+    if os.path.isdir(path):
+        files = list_files(Path(path))
+    else:
+        files = [FoundFile(os.path.basename(path), path)]
+    return [(file, _size(file)) for file in files]
+
+
+def _size(file: FoundFile) -> int:
+    """Return the size of a file in bytes, where it has one."""
+    try:
+        return os.stat(file.path).st_size
+    except OSError:
+        return _UNKNOWN
+
+
+def _remote_files(filesystem: fs.FileSystem, path: str, source: str) -> list[tuple[FoundFile, int]]:
+    """List files of an object store or another remote file system."""
+    base = path.rstrip("/")
+    try:
+        itself = filesystem.get_file_info(base)
+        if itself.type == fs.FileType.File:
+            infos, start = [itself], len(base) - len(itself.base_name)
+        else:
+            infos, start = filesystem.get_file_info(fs.FileSelector(base, recursive=True)), None
+    except FileNotFoundError:
+        raise InputError(f"DATA must be a folder or a file. {source!r} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"{source!r} cannot be listed: {said(error)}.") from None
+    found = []
+    for info in infos:
+        name = info.path[start if start is not None else len(base) :].lstrip("/")
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if info.type == fs.FileType.File and not hidden:
+            size = _UNKNOWN if info.size is None else info.size
+            found.append((FoundFile(name, info.path), size))
+    return sorted(found, key=lambda item: item[0].name)
+
+
+def _are_tables(names: Iterable[str], source: str) -> bool:
+    """Say whether the files are Parquet files, or refuse a mixture."""
+    names = list(names)
+    others = [name for name in names if not name.lower().endswith(PARQUET)]
+    if others and len(others) < len(names):
+        raise InputError(
+            f"DATA must hold images or {PARQUET} files, not both. {source!r} has "
+            f"{len(names) - len(others)} {PARQUET} files and {len(others)} others, the first "
+            f"{others[0]!r}."
+        )
+    return not others
+
+
+def _row_counts(filesystem: fs.FileSystem, files: Sequence[FoundFile]) -> list[int]:
+    """Return the number of images in each Parquet file, from their footers."""
+
+    def count(file: FoundFile) -> int:
+        try:
+            if file.error:
+                raise OSError(file.error)
+            with filesystem.open_input_file(file.path) as opened:
+                footer = parquet.read_metadata(opened)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"The file {file.name!r} of DATA cannot be read: {said(error)}."
+            ) from None
+        if image_column(footer.schema.to_arrow_schema()) is None:
+            raise InputError(
+                f"The file {file.name!r} of DATA must have a column 'image' of bytes and path, as "
+                f"on the hub. It has {', '.join(footer.schema.to_arrow_schema().names)}."
+            )
+        return int(footer.num_rows)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(count, files))

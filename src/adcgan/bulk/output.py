@@ -1,0 +1,311 @@
+"""A folder of results: a manifest that says what they are results of, and one file a shard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+from pyarrow import fs, parquet
+
+from adcgan.bulk.listing import open_location, said
+from adcgan.errors import InputError
+from adcgan.files import replacing
+
+# The underscore keeps readers of the folder (PyArrow, pandas, Spark) from taking it for a table.
+MANIFEST = "_manifest.json"
+FORMAT = 1
+# Stores where an object appears only when all of it is there; others rename, as a disk does.
+_PUTS = {"s3", "gcs", "abfs"}
+_SHOWN = 5
+_SHARD = re.compile(r"shard-(\d{6,})\.parquet")
+_LEFT = re.compile(r"\.shard-.*\.tmp")
+_SUMMARY = b"adcgan"
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of results is the result of; a run goes on only where all of it is the same.
+
+    Attributes
+    ----------
+    n_images : int
+        Images in the listing.
+    listing : str
+        Hash of the names, sizes and order of the files.
+    model : str
+        Hash of the model's files.
+    threshold : float
+        An image is anomalous when its score is above it.
+    shard_size : int
+        Images in each shard but the last.
+    components : list of str
+        Parts of the score, a column each.
+    """
+
+    n_images: int
+    listing: str
+    model: str
+    threshold: float
+    shard_size: int
+    components: list[str]
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return -(-self.n_images // self.shard_size)
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """Return the positions of a shard's first image and of that after its last."""
+        start = shard * self.shard_size
+        return start, min(start + self.shard_size, self.n_images)
+
+    def count(self, shard: int) -> int:
+        """Return the number of images in a shard."""
+        start, stop = self.span(shard)
+        return stop - start
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the images of a shard, kept in its file beside the rows; or of all shards.
+
+    Attributes
+    ----------
+    n_anomalous, n_unreadable : int
+    highest : list of dict
+        The few images with the highest scores: path, score, p_value, anomalous.
+    """
+
+    n_anomalous: int
+    n_unreadable: int
+    highest: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, shards: Iterable[Summary]) -> Summary:
+        """Return the summary of several shards together."""
+        parts = list(shards)
+        return cls(
+            n_anomalous=sum(part.n_anomalous for part in parts),
+            n_unreadable=sum(part.n_unreadable for part in parts),
+            highest=highest(image for part in parts for image in part.highest),
+        )
+
+
+def highest(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the few of `images` with the highest ``score``, that one first."""
+    return sorted(images, key=lambda image: -image["score"])[:_SHOWN]
+
+
+def shard_name(shard: int) -> str:
+    """Return the name of a shard's file, a function of its number alone."""
+    return f"shard-{shard:06d}.parquet"
+
+
+def schema(components: Sequence[str]) -> pa.Schema:
+    """Return the columns of every shard.
+
+    All but the path are null where the image could not be read, and the error is where it could.
+    """
+    figures = [(name, pa.float64()) for name in components]
+    return pa.schema(
+        [
+            ("path", pa.string()),
+            ("score", pa.float64()),
+            ("p_value", pa.float64()),
+            ("anomalous", pa.int8()),
+            *figures,
+            ("error", pa.string()),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder of results, on a disk or an object store.
+
+    Attributes
+    ----------
+    filesystem : pyarrow.fs.FileSystem
+    path : str
+        The folder on it.
+    shown : str
+        What a person would call it, without credentials.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+    shown: str
+
+    @classmethod
+    def at(cls, location: str) -> Output:
+        """Return the folder at a path or URI; `InputError` if there can be none."""
+        filesystem, path, shown = open_location(location, "--out")
+        return cls(filesystem, path.rstrip("/"), shown)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a disk, which every machine must see at the same path."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse a folder in which this run can neither begin nor go on; nothing is written.
+
+        Raises
+        ------
+        InputError
+            The folder holds results of something else, or other files, or cannot be read.
+        """
+        found = self._read_manifest()
+        if found is None:
+            self._refuse_others()
+            return
+        for key, wanted in {"format": FORMAT, **asdict(manifest)}.items():
+            if found.get(key) != wanted:
+                raise InputError(
+                    f"--out {self.shown!r} holds results of another run: its {key} is "
+                    f"{_brief(found.get(key))}, now it would be {_brief(wanted)}. Give the same "
+                    "MODEL, DATA and options to go on, or a new folder."
+                )
+
+    def begin(self, manifest: Manifest) -> None:
+        """Make the folder with its manifest, or go on in one that has it.
+
+        Raises
+        ------
+        InputError
+            As `check`; or the folder cannot be written.
+        """
+        self.check(manifest)
+        content = {"format": FORMAT, **asdict(manifest), "n_shards": manifest.n_shards}
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        try:
+            self.filesystem.create_dir(self.path, recursive=True)
+            self.write(MANIFEST, text.encode("utf-8"))
+        except OSError as error:
+            raise InputError(f"--out {self.shown!r}: {said(error)}.") from None
+
+    def finished(self, manifest: Manifest) -> dict[int, Summary]:
+        """Return the summaries of the shards whose files are whole, by number.
+
+        A file that cannot be read, or has another number of rows, is left out: it is written
+        again.
+        """
+        numbers = [
+            int(match[1])
+            for info in self._files()
+            if (match := _SHARD.fullmatch(info.base_name)) and int(match[1]) < manifest.n_shards
+        ]
+
+        def read(shard: int) -> Summary | None:
+            try:
+                with self.filesystem.open_input_file(self._join(shard_name(shard))) as file:
+                    footer = parquet.read_metadata(file)
+                whole = footer.num_rows == manifest.count(shard)
+                return Summary(**json.loads(footer.metadata[_SUMMARY])) if whole else None
+            except (OSError, ValueError, KeyError, TypeError):
+                return None
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            summaries = zip(numbers, pool.map(read, numbers), strict=True)
+            return {shard: summary for shard, summary in summaries if summary is not None}
+
+    def write_shard(
+        self,
+        shard: int,
+        columns: Mapping[str, Any],
+        components: Sequence[str],
+        summary: Summary,
+    ) -> None:
+        """Write one shard, whole or not at all; one that is there already is replaced.
+
+        Raises
+        ------
+        InputError
+            It cannot be written: no space is left, or no right to.
+        """
+        about = {_SUMMARY: json.dumps(asdict(summary)).encode("utf-8")}
+        table = pa.table(dict(columns), schema=schema(components).with_metadata(about))
+        sink = pa.BufferOutputStream()
+        parquet.write_table(table, sink, compression="zstd")
+        try:
+            self.write(shard_name(shard), sink.getvalue().to_pybytes())
+        except OSError as error:
+            raise InputError(
+                f"--out {self.shown!r}: {shard_name(shard)} cannot be written: {said(error)}."
+            ) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file, whole or not at all."""
+        if self.is_local:
+            with replacing(Path(self.path) / name) as temporary:
+                temporary.write_bytes(content)
+            return
+        final = self._join(name)
+        at_once = self.filesystem.type_name in _PUTS
+        path = final if at_once else self._join(f".{name}.{uuid4().hex}.tmp")
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        if not at_once:
+            self.filesystem.move(path, final)
+
+    def tidy(self) -> None:
+        """Remove what killed workers left half-written; call it when no shard is left to do."""
+        for info in self._files():
+            if _LEFT.fullmatch(info.base_name):
+                # Who else runs in this folder may tidy too.
+                with suppress(FileNotFoundError):
+                    self.filesystem.delete_file(info.path)
+
+    def holds_manifest(self) -> bool:
+        """Say whether the manifest is seen from this machine."""
+        return self._read_manifest() is not None
+
+    def _join(self, name: str) -> str:
+        """Return the path of a file in the folder."""
+        return f"{self.path}/{name}"
+
+    def _files(self) -> list[Any]:
+        """Return what is in the folder; nothing if it is not there."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        files: list[Any] = self.filesystem.get_file_info(selector)
+        return files
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or None where there is none."""
+        try:
+            with self.filesystem.open_input_file(self._join(MANIFEST)) as file:
+                content: dict[str, Any] = json.loads(file.readall())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--out {self.shown!r}: {MANIFEST} cannot be read: {said(error)}."
+            ) from None
+        return content
+
+    def _refuse_others(self) -> None:
+        """Refuse a file, or a folder with something in it that is not ours."""
+        try:
+            taken = self._files()
+        except OSError as error:
+            raise InputError(f"--out must be a folder. {self.shown!r}: {said(error)}.") from None
+        if any(not info.base_name.startswith(".") for info in taken):
+            raise InputError(
+                f"--out must be a new or empty folder, or one of an earlier run. {self.shown!r} "
+                f"has other files in it and no {MANIFEST}."
+            )
+
+
+def _brief(value: Any) -> str:
+    """Show a value of the manifest; of a hash, its beginning."""
+    text = ", ".join(value) if isinstance(value, list) else str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text

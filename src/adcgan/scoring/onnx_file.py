@@ -1,0 +1,171 @@
+"""What an exported .onnx file says of itself, and the seal that shows that it is whole.
+
+The graph is ONNX's own affair. What thresholds, p-values and images need is kept in the file's
+metadata: text by key, here JSON under keys that start with ``adcgan.``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adcgan.errors import InputError
+
+FORMAT = 1
+INPUT = "images"
+SCORE, MAP, RECONSTRUCTION = "score", "anomaly_map", "reconstruction"
+
+_PREFIX = "adcgan."
+_FORMAT_KEY = f"{_PREFIX}format"
+_SEAL_KEY = f"{_PREFIX}sha256"
+_NO_DIGEST = "0" * 64
+# How ONNX (a Protocol Buffers message) writes the entry: field 1 is the key, field 2 the value.
+_SEAL_MARK = b"\x0a" + bytes([len(_SEAL_KEY)]) + _SEAL_KEY.encode() + b"\x12\x40"
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """A score as a weighted sum of components: Σ weight · component + bias.
+
+    Attributes
+    ----------
+    weights : dict of str to float
+        By the component's name.
+    bias : float
+        What is added.
+    """
+
+    weights: dict[str, float]
+    bias: float
+
+    def __call__(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the scores (n,) of components (n,) each."""
+        parts = [weight * components[name] for name, weight in self.weights.items()]
+        scores: NDArray[np.float64] = np.sum(parts, axis=0) + self.bias
+        return scores
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an exported file says of itself; each field is one metadata entry.
+
+    Attributes
+    ----------
+    version : str
+        Of the package that wrote the file.
+    detector : str
+        The detector's class.
+    parameters : dict
+        Its constructor's parameters.
+    image_shape : (int, int, int)
+        Channels, height and width that it was trained on.
+    resize : str
+        How photographs become square.
+    resized : bool
+        Whether the training images went through the resize pipeline.
+    n_train : int
+        Images trained on.
+    threshold : float
+        An image is anomalous when its score is above it.
+    fpr : float or None
+        False-positive budget in force; None when `contamination` set the threshold.
+    calibration_scores : list of float
+        Scores of the held-out normal images, ascending.
+    components : list of str
+        Parts of the score, each an output of the graph.
+    score : Weighing
+        How they make the score.
+    variants : dict of str to Weighing
+        Other scores made of them.
+    """
+
+    version: str
+    detector: str
+    parameters: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    resize: str
+    resized: bool
+    n_train: int
+    threshold: float
+    fpr: float | None
+    calibration_scores: list[float]
+    components: list[str]
+    score: Weighing
+    variants: dict[str, Weighing]
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata of a file that is yet to be sealed."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        texts = {
+            f"{_PREFIX}{name}": json.dumps(value, default=vars, allow_nan=False)
+            for name, value in {"format": FORMAT, **values}.items()
+        }
+        return texts | {_SEAL_KEY: _NO_DIGEST}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], called: str) -> Description:
+        """Read a file's metadata; `called` names the file in errors.
+
+        Raises
+        ------
+        InputError
+            It is not such a file, or one of another format.
+        """
+        if _FORMAT_KEY not in metadata:
+            raise InputError(
+                f"{called} is an ONNX file that 'adcgan export' did not make: it lacks the "
+                f"metadata {_FORMAT_KEY!r}."
+            )
+        version = metadata[_FORMAT_KEY]
+        if version != str(FORMAT):
+            raise InputError(
+                f"{called} has export format {version}; this version reads format {FORMAT}."
+            )
+        values = {field.name: json.loads(metadata[_PREFIX + field.name]) for field in fields(cls)}
+        values["image_shape"] = tuple(values["image_shape"])
+        values["score"] = Weighing(**values["score"])
+        values["variants"] = {name: Weighing(**w) for name, w in values["variants"].items()}
+        return cls(**values)
+
+
+def seal(content: bytes) -> bytes:
+    """Return the bytes of a file with their SHA-256 in the metadata entry made for it.
+
+    The digest is that of the same bytes with 64 zeros in its place.
+    """
+    start = _digest_at(content)
+    assert start is not None, "the metadata must hold the entry for the seal once"
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return content[:start] + digest + content[start + len(digest) :]
+
+
+def check_seal(content: bytes, called: str) -> bool:
+    """Say whether a file is sealed; `called` names it in errors.
+
+    Raises
+    ------
+    InputError
+        It is sealed, and not as it was written.
+    """
+    start = _digest_at(content)
+    if start is None:
+        return False
+    stop = start + len(_NO_DIGEST)
+    digest = hashlib.sha256(content[:start])
+    digest.update(_NO_DIGEST.encode())
+    digest.update(memoryview(content)[stop:])
+    if digest.hexdigest().encode() != content[start:stop]:
+        raise InputError(f"{called} was changed or damaged: its SHA-256 is not the one in it.")
+    return True
+
+
+def _digest_at(content: bytes) -> int | None:
+    """Return where the digest stands, None if the file has no entry for one."""
+    mark = content.rfind(_SEAL_MARK)
+    return None if mark < 0 else mark + len(_SEAL_MARK)

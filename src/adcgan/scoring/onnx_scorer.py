@@ -1,0 +1,195 @@
+"""An exported detector in ONNX Runtime: the same answers without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adcgan.errors import InputError, MissingExtraError
+from adcgan.scoring.onnx_file import (
+    INPUT,
+    MAP,
+    RECONSTRUCTION,
+    SCORE,
+    Description,
+    check_seal,
+)
+from adcgan.scoring.scorer import Components, Scorer
+
+_ERRORS_ONLY = 3
+
+
+class OnnxScorer(Scorer):
+    """Scores images with a file that `adcgan export` made.
+
+    Needs NumPy, Pillow and ONNX Runtime alone.
+
+    Parameters
+    ----------
+    path : str or Path
+        The .onnx file.
+    device : str
+        "auto" and "cpu" compute on the CPU; "cuda", "cuda:1", … on a GPU, which takes a build of
+        ONNX Runtime for CUDA.
+    threads : int or None
+        CPU threads of one computation. None: as many as the environment variable
+        ``OMP_NUM_THREADS`` says, else one for each CPU that the process may use.
+
+    Attributes
+    ----------
+    description_ : Description
+        What the file says of itself: the detector's class and parameters among others.
+    device : str
+        Where it computes: "cpu", "cuda", …
+    fpr, contamination : float or None
+        The detector's parameters of these names.
+    history_ : list
+        Empty: the record of training stays in the model folder.
+
+    Raises
+    ------
+    InputError
+        A parameter is wrong; or the file is missing, damaged, no export, or of another format.
+    MissingExtraError
+        ONNX Runtime is not installed.
+
+    Examples
+    --------
+    >>> from adcgan import load
+    >>> scorer = load("m.onnx")  # doctest: +SKIP
+    >>> scores = scorer.decision_function("photos/new")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, path: str | Path, *, device: str = "auto", threads: int | None = None
+    ) -> None:
+        self.path, self.device = Path(path), "cpu" if device == "auto" else device
+        self._session, metadata = _open(self.path, device, _thread_count(threads))
+        found = self.description_ = Description.from_metadata(metadata, str(path))
+        self.resize = found.resize
+        self.resized_ = found.resized
+        self.image_shape_ = found.image_shape
+        self.n_train_ = found.n_train
+        self.calibration_scores_ = np.array(found.calibration_scores, dtype=np.float64)
+        self.n_calibration_ = len(self.calibration_scores_)
+        self.threshold_, self.fpr_ = found.threshold, found.fpr
+        self.fpr, self.contamination = (found.parameters[k] for k in ("fpr", "contamination"))
+        self.history_: list[dict[str, Any]] = []
+
+    def _called(self) -> str:
+        return f"{self.description_.detector} in {self.path.name}"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
+        """Return the constructor's parameters of the detector that was exported; this device."""
+        return {**self.description_.parameters, "device": self.device}
+
+    def score_variants(self, components: Components) -> Components:
+        """Return the detector's other scores (n,) made of `components`, by name."""
+        return {name: weigh(components) for name, weigh in self.description_.variants.items()}
+
+    def _components_in(self, batch: NDArray[np.uint8]) -> Components:
+        names = self.description_.components
+        values = self._run(names, batch)
+        return {k: v.astype(np.float64) for k, v in zip(names, values, strict=True)}
+
+    def _combine(self, components: Components) -> NDArray[np.float64]:
+        return self.description_.score(components)
+
+    def _reconstructions_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        made: NDArray[np.float32] = self._run([RECONSTRUCTION], batch)[0]
+        return made.transpose(0, 3, 1, 2)
+
+    def _maps_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        heat: NDArray[np.float32] = self._run([MAP], batch)[0]
+        return heat
+
+    def _scores_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the scores (B,) of images (B, C, H, W) that the graph itself computes."""
+        scores: NDArray[np.float64] = self._run([SCORE], batch)[0]
+        return scores
+
+    def _run(self, outputs: list[str], batch: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Return `outputs` of the graph for images (B, C, H, W)."""
+        images = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
+        values: list[NDArray[Any]] = self._session.run(outputs, {INPUT: images})
+        return values
+
+
+def _open(path: Path, device: str, threads: int) -> tuple[Any, dict[str, str]]:
+    """Return a session for the file, checked to be as it was written, and its metadata."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    sealed = check_seal(content, str(path))
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError(
+            f"{path} takes ONNX Runtime to load: pip install 'adcgan[export]'"
+        ) from None
+    providers = _providers(device, onnxruntime.get_available_providers())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
+    except Exception as error:  # its exceptions share no base class but this
+        reason = " ".join(str(error).split())
+        if sealed:
+            raise InputError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}"
+            ) from None
+        raise InputError(f"{path} is not an ONNX file, or a damaged one: {reason}") from None
+    if session.get_providers()[0] != _name(providers[0]):
+        raise InputError(
+            f"The 'device' parameter is {device!r}, but ONNX Runtime could not start "
+            f"{_name(providers[0])}: its libraries are missing or too old."
+        )
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    if metadata and not sealed and any(key.startswith("adcgan.") for key in metadata):
+        raise InputError(f"{path} was changed or damaged: it has lost its SHA-256.")
+    return session, metadata
+
+
+def _providers(device: str, available: list[str]) -> list[Any]:
+    """Return ONNX Runtime's name for `device`, with its number if it has one."""
+    if device in ("auto", "cpu"):
+        return ["CPUExecutionProvider"]
+    kind, _, number = str(device).partition(":")
+    if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
+        raise InputError(
+            "The 'device' parameter of an .onnx file must be 'auto', 'cpu', 'cuda' or 'cuda:N'. "
+            f"Got {device!r} instead."
+        )
+    if "CUDAExecutionProvider" not in available:
+        raise InputError(
+            f"The 'device' parameter is {device!r}, but this ONNX Runtime computes on "
+            f"{', '.join(available)} alone: pip install onnxruntime-gpu."
+        )
+    return [("CUDAExecutionProvider", {"device_id": int(number or 0)})]
+
+
+def _name(provider: Any) -> str:
+    """Return a provider's name without its options."""
+    return provider if isinstance(provider, str) else str(provider[0])
+
+
+def _thread_count(threads: int | None) -> int:
+    """Return the number of threads asked for, or a sensible one."""
+    if threads is None:
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        if wanted.isdecimal() and int(wanted) > 0:
+            return int(wanted)
+        allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+        return len(allowed(0)) if allowed else os.cpu_count() or 1
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise InputError(
+            "The 'threads' parameter must be None or a whole number of at least 1. "
+            f"Got {threads!r} instead."
+        )
+    return threads

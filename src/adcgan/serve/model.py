@@ -1,0 +1,170 @@
+"""The model behind a service: bytes to pixels, pixels to scores, and what it says of itself."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import adcgan
+from adcgan.data import ImageSet
+from adcgan.data.decode import Target, decode_file, quiet_pillow, reason
+from adcgan.errors import InputError
+from adcgan.scoring import Scorer, conformal_p_values, smallest_budget
+
+_PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}
+
+
+class Item(NamedTuple):
+    """One image to score: pixels (C, H, W), and whether its heatmap is wanted."""
+
+    pixels: NDArray[np.uint8]
+    heatmap: bool
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model says of one image.
+
+    Attributes
+    ----------
+    score : float
+        Higher = more anomalous.
+    p_value : float
+        In (0, 1].
+    components : dict of str to float
+        The parts of the score.
+    heat : ndarray of float32 (H, W), or None
+        The anomaly map, at least 0, where it was asked for.
+    """
+
+    score: float
+    p_value: float
+    components: dict[str, float]
+    heat: NDArray[np.float32] | None
+
+
+class ServedModel:
+    """A scorer as the service uses it.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        What `adcgan.load` returned. Its methods are called from one thread at a time.
+    max_pixels : int
+        Width times height of the largest image that is decoded.
+
+    Attributes
+    ----------
+    detector : str
+        The detector's class by name.
+    has_heatmaps : bool
+        Known after `warm_up`.
+    components : list of str
+        Names of the parts of the score; known after `warm_up`.
+    """
+
+    def __init__(self, scorer: Scorer, max_pixels: int) -> None:
+        self.scorer = scorer
+        # An exported file says whose it is; a detector is itself.
+        described = getattr(scorer, "description_", None)
+        self.detector: str = described.detector if described else type(scorer).__name__
+        self.has_heatmaps = False
+        self.components: list[str] = []
+        channels, size, _ = scorer.image_shape_
+        self._target = Target(size, scorer.resize, channels)
+        self._max_pixels = max_pixels
+
+    def warm_up(self, batch: int) -> None:
+        """Score black images, one and `batch` of them, so that nobody waits for a first time."""
+        black = np.zeros(self.scorer.image_shape_, np.uint8)
+        try:
+            self.scorer.anomaly_map(_image_set(black[None]))
+            self.has_heatmaps = True
+        except InputError:
+            self.has_heatmaps = False
+        for n in (1, batch):
+            results = self.score([Item(black, self.has_heatmaps)] * n)
+        self.components = list(results[0].components)
+
+    def decode(self, data: bytes) -> NDArray[np.uint8] | str:
+        """Return the pixels (C, H, W) of an image file, or in one line why there are none."""
+        try:
+            with quiet_pillow():
+                # The head alone is read here; a file of few bytes can claim any size.
+                with Image.open(io.BytesIO(data)) as image:
+                    width, height = image.size
+                if width * height > self._max_pixels:
+                    return (
+                        f"{width}×{height} pixels exceed the limit of "
+                        f"{self._max_pixels / 1e6:g} megapixels (--max-megapixels)"
+                    )
+                return decode_file(io.BytesIO(data), self._target)
+        except Exception as error:
+            # Broken files make decoders raise almost anything; each becomes a row, not a crash.
+            return reason(error)
+
+    def score(self, items: Sequence[Item]) -> list[Scored]:
+        """Score images together; none has an influence on another."""
+        scorer, pixels = self.scorer, np.stack([item.pixels for item in items])
+        # What `assess` does once images are loaded, without its progress bar.
+        parts = list(scorer._batched(scorer._components_in, pixels))
+        components = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        scores = scorer._combine(components)
+        p_values = conformal_p_values(scores, scorer.calibration_scores_)
+        wanted = [i for i, item in enumerate(items) if item.heatmap]
+        maps: Any = scorer.anomaly_map(_image_set(pixels[wanted])) if wanted else []
+        heat = dict(zip(wanted, maps, strict=True))
+        return [
+            Scored(
+                score=float(scores[i]),
+                p_value=float(p_values[i]),
+                components={key: float(values[i]) for key, values in components.items()},
+                heat=heat.get(i),
+            )
+            for i in range(len(items))
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``GET /v1/model`` says, limits apart."""
+        scorer = self.scorer
+        channels, size, _ = scorer.image_shape_
+        scores = np.asarray(scorer.calibration_scores_, dtype=np.float64)
+        shares = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
+        return {
+            "detector": self.detector,
+            "image_size": size,
+            "channels": channels,
+            "resize": scorer.resize,
+            "n_train": scorer.n_train_,
+            "threshold": scorer.threshold_,
+            "fpr": scorer.fpr_,
+            "smallest_fpr": smallest_budget(len(scores)),
+            "components": self.components,
+            "heatmaps": self.has_heatmaps,
+            "calibration": {
+                "n": len(scores),
+                "quantiles": {f"{q:g}": float(np.quantile(scores, q)) for q in shares},
+                "scores": scores.tolist(),
+            },
+            "versions": _versions(),
+        }
+
+
+def _image_set(pixels: NDArray[np.uint8]) -> ImageSet:
+    """Wrap decoded images (n, C, H, W)."""
+    n = len(pixels)
+    return ImageSet(pixels, [str(i) for i in range(n)], np.arange(n, dtype=np.intp), resized=True)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what computes the scores."""
+    loaded = {name: sys.modules.get(module) for name, module in _PACKAGES.items()}
+    versions = {name: str(module.__version__) for name, module in loaded.items() if module}
+    return {"adcgan": adcgan.__version__, **versions}

@@ -1,0 +1,92 @@
+"""The same service on Ray Serve: many replicas behind one address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import adcgan
+from adcgan.errors import InputError, MissingExtraError
+from adcgan.serve.app import create_app
+from adcgan.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def build(
+    model: str | Path,
+    *,
+    num_replicas: int = 1,
+    num_cpus: float = 1,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+) -> Any:
+    """Return the service as an application of Ray Serve, for ``ray.serve.run``.
+
+    Every replica loads the model, batches the requests that reach it, and keeps its own limits
+    and metrics. Scores are those of ``adcgan serve``.
+
+    Parameters
+    ----------
+    model : str or Path
+        An .onnx file or a model folder, at a path that this machine and those of the replicas see.
+    num_replicas : int
+        At least 1.
+    num_cpus : float
+        Cores that Ray reserves for each replica, above 0.
+    limits : Limits, optional
+        Of each replica. Those on connections and heads are Ray's own.
+    api_key : str, optional
+        See `create_app`.
+
+    Returns
+    -------
+    ray.serve.Application
+
+    Raises
+    ------
+    MissingExtraError
+        Ray Serve is not installed.
+    InputError
+        The model is not there, or a number is out of range.
+    """
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise MissingExtraError("This needs Ray Serve: pip install 'adcgan[ray]'") from error
+    path = Path(model).resolve()
+    if not path.exists():
+        raise InputError(f"There is no model folder and no .onnx file {str(model)!r}.")
+    if num_replicas < 1:
+        raise InputError(
+            f"The 'num_replicas' parameter must be at least 1. Got {num_replicas!r} instead."
+        )
+    limits = limits or Limits()
+    replica = serve.ingress(_Replica(path, limits, api_key))(_Scoring)
+    deployment = serve.deployment(
+        name="adcgan",
+        num_replicas=num_replicas,
+        # Ray's own default of a few would leave nothing to batch.
+        max_ongoing_requests=limits.max_requests,
+        ray_actor_options={"num_cpus": num_cpus},
+    )
+    return deployment(replica).bind()
+
+
+class _Scoring:
+    """The deployment; what it does is in the application that it wraps."""
+
+
+class _Replica:
+    """The ASGI application of one replica, which loads its model where it runs."""
+
+    def __init__(self, path: Path, limits: Limits, api_key: str | None) -> None:
+        self._settings = path, limits, api_key
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None:
+            path, limits, api_key = self._settings
+            self._app = create_app(adcgan.load(path), limits, api_key=api_key)
+        await self._app(scope, receive, send)

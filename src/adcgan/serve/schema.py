@@ -1,0 +1,86 @@
+"""The shapes of the service's JSON, for its documentation and for clients."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class ImageRow(BaseModel):
+    """What is said of one file, in the order of the request."""
+
+    name: str = Field(description="The file's name, as it was sent.")
+    score: float | None = Field(description="Higher is more anomalous; null without a score.")
+    p_value: float | None = Field(
+        description="Share of normal images that score at least as high, in (0, 1]."
+    )
+    anomalous: bool | None = Field(description="Whether the score is above the threshold.")
+    components: dict[str, float | None] | None = Field(description="The parts of the score.")
+    error: str | None = Field(description="Why there is no score, in one line.")
+    heatmap: str | None = Field(
+        default=None, description="With heatmap=true: a PNG in base64, at the model's size."
+    )
+    picture: str | None = Field(
+        default=None, description="With heatmap=layers: what the model saw, a PNG in base64."
+    )
+    map: str | None = Field(
+        default=None,
+        description="With heatmap=layers: the anomaly map, a grey PNG in base64; 255 is "
+        "heatmap_top and above.",
+    )
+    heatmap_top: float | None = Field(
+        default=None, description="The anomaly value that has the top colour."
+    )
+
+
+class ScoreAnswer(BaseModel):
+    """The answer to a scoring request."""
+
+    images: list[ImageRow]
+    threshold: float = Field(description="An image is anomalous when its score is above it.")
+    fpr: float | None = Field(
+        description="The false-positive budget in force; null for a threshold by contamination."
+    )
+    warning: str | None = Field(description="Where the budget asked for is not in force: why.")
+
+
+class ErrorAnswer(BaseModel):
+    """Any answer that is not a success."""
+
+    error: str
+    images: list[ImageRow] | None = Field(
+        default=None, description="Where no image of the request could be read: why, one by one."
+    )
+
+
+class Calibration(BaseModel):
+    """The scores of held-out normal images."""
+
+    n: int
+    quantiles: dict[str, float]
+    scores: list[float] = Field(description="Ascending.")
+
+
+class ModelAnswer(BaseModel):
+    """The model, and what the service takes."""
+
+    detector: str
+    image_size: int
+    channels: int
+    resize: str
+    n_train: int
+    threshold: float
+    fpr: float | None
+    smallest_fpr: float = Field(description="The smallest budget that the calibration supports.")
+    components: list[str]
+    heatmaps: bool
+    heatmap_colours: list[str] = Field(description="From cold to hot, evenly spaced.")
+    heatmap_opacity: float = Field(description="Of the hottest pixel over the image.")
+    calibration: Calibration
+    versions: dict[str, str]
+    limits: dict[str, float]
+
+
+class StatusAnswer(BaseModel):
+    """The answer of a health check."""
+
+    status: str

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from adcgan import DETECTORS, load_named
+from adcgan.detectors.heatmaps import SMOOTHING, residual_map, smoothed
+
+SIDE = 4
+
+
+def test_smoothing_leaves_a_constant_map_as_it_is() -> None:
+    torch.testing.assert_close(smoothed(torch.full((2, 9, 13), 3.0)), torch.full((2, 9, 13), 3.0))
+
+
+def test_smoothing_is_a_gaussian_filter_with_a_mirror_at_the_border() -> None:
+    maps = torch.rand(2, 40, 28, generator=torch.Generator().manual_seed(0))
+    widths = (SMOOTHING * 40, SMOOTHING * 28)
+    reference = [
+        gaussian_filter(one, widths, mode="reflect", truncate=6) for one in maps.double().numpy()
+    ]
+    np.testing.assert_allclose(smoothed(maps).numpy(), np.stack(reference), rtol=1e-5)
+
+
+def test_smoothing_moves_what_a_map_shows_and_adds_nothing() -> None:
+    maps = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    maps[0, 0, 0] = 100.0
+    torch.testing.assert_close(smoothed(maps).sum((1, 2)), maps.sum((1, 2)))
+
+
+def test_a_region_outweighs_a_lone_pixel_that_is_hotter() -> None:
+    maps = torch.zeros(1, 28, 28)
+    maps[0, 3, 3] = 1.0
+    maps[0, 18:22, 18:22] = 0.6
+    row, column = divmod(int(smoothed(maps)[0].argmax()), 28)
+    assert 18 <= row < 22
+    assert 18 <= column < 22
+
+
+def test_the_residual_map_is_the_smoothed_sum_over_channels() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, x_hat = torch.rand(2, 3, 16, 16, generator=rng), torch.rand(2, 3, 16, 16, generator=rng)
+    heat = residual_map(x, x_hat)
+    assert heat.shape == (2, 16, 16)
+    assert (heat >= 0).all()
+    torch.testing.assert_close(heat, smoothed((x - x_hat).abs().sum(1)))
+    assert residual_map(x, x).max() == 0
+
+
+def with_square(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return images (n, H, W, C) with an inverted square each, and where it is (n, H, W)."""
+    rng = np.random.default_rng(0)
+    changed, where = images.copy(), np.zeros(images.shape[:3], bool)
+    for image, mask in zip(changed, where, strict=True):
+        top, left = rng.integers(0, image.shape[0] - SIDE + 1, 2)
+        square = (slice(top, top + SIDE), slice(left, left + SIDE))
+        image[square] = 255 - image[square]
+        mask[square] = True
+    return changed, where
+
+
+@pytest.mark.parametrize("name", ["adcgan", "aegan", "rda", "pixel-pca"])
+def test_the_peak_lies_in_a_planted_square_far_more_often_than_by_chance(name: str) -> None:
+    digits = load_named("digits", "train")
+    assert digits.labels is not None
+    zeros = digits.images[digits.labels == 0].transpose(0, 2, 3, 1)
+    settings: dict[str, Any] = {"fpr": 0.5, "device": "cpu"}
+    if name != "pixel-pca":
+        settings |= {"width": 0.125, "epochs": 15, "min_steps": 100}
+    detector = DETECTORS[name](**settings).fit(zeros[:100])
+    changed, where = with_square(zeros[100:])
+    peaks = detector.anomaly_map(changed).reshape(len(changed), -1).argmax(1)
+    in_square = where.reshape(len(where), -1)[np.arange(len(where)), peaks].mean()
+    chance = where.mean()
+    assert chance == SIDE**2 / 16**2
+    assert in_square > 8 * chance, f"{name}: {in_square / chance:.1f} times chance"

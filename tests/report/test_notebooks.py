@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+from adcgan.report import comparison, plots
+
+PAGE = Path(__file__).parents[2] / "docs" / "notebooks.md"
+
+
+def test_the_code_of_the_page_on_notebooks_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    found = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(found) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for code in found:
+            exec(compile(code, PAGE.name, "exec"), names)
+    assert {path.name for path in tmp_path.iterdir()} == {"plots.png", "report.html"}
+
+
+def test_the_page_on_notebooks_lists_every_plot() -> None:
+    listed = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    public = {
+        name
+        for name, thing in vars(plots).items()
+        if callable(thing) and thing.__module__ == plots.__name__ and not name.startswith("_")
+    }
+    assert listed == public
+    assert comparison.__name__ in PAGE.read_text(encoding="utf-8")
