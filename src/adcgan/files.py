@@ -19,7 +19,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        permissions = temporary.stat().st_mode
         yield temporary
+        # Some writers make a file of their own that none but its owner may read.
+        temporary.chmod(permissions)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, final)

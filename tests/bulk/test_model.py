@@ -38,7 +38,7 @@ def test_a_folder_travels_without_what_is_not_of_the_model(folder, images):
 
 
 def test_an_exported_file_travels(images, tmp_path):
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnx")
     from adcgan.export import export_onnx
 
     path = tmp_path / "m1.onnx"

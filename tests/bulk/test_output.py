@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ pa = pytest.importorskip("pyarrow")
 
 from pyarrow import dataset, fs  # noqa: E402
 
-from adcgan.bulk.output import MANIFEST, Manifest, Output, Summary, shard_name  # noqa: E402
+from adcgan.bulk.manifest import Manifest, Summary  # noqa: E402
+from adcgan.bulk.output import MANIFEST, Output, schema, shard_name  # noqa: E402
 
 RUN = Manifest(
     n_images=10, listing="a" * 64, model="b" * 64, threshold=0.1, shard_size=4, components=["part"]
@@ -159,3 +161,11 @@ def test_summaries_add_up_and_keep_the_highest_scores():
 
     parts = [Summary(1, 2, [image(3.0), image(1.0)]), Summary(4, 0, [image(s) for s in range(9)])]
     assert Summary.of(parts) == Summary(5, 2, [image(s) for s in (8, 7, 6, 5, 4)])
+
+
+def test_the_page_names_every_column_and_every_field_of_the_manifest(output, tmp_path):
+    page = (Path(__file__).parents[2] / "docs/bulk.md").read_text()
+    output.begin(RUN)
+    fields = list(json.loads((tmp_path / "out" / MANIFEST).read_text()))
+    for name in [*schema([]).names, *fields]:
+        assert f"`{name}`" in page, name

@@ -44,6 +44,11 @@ def test_what_tunes_a_cluster_needs_one(model, images, tmp_path, option):
     assert not (tmp_path / "s.csv").exists()
 
 
+def test_a_uri_for_the_results_needs_one(model, images):
+    line = refused(model, images, "--out", "s3://bucket/scores.csv")
+    assert "--out must be a file, unless with --ray" in line
+
+
 def test_heatmaps_are_not_made_on_a_cluster(model, images, tmp_path):
     options = ["--ray", "local", "--heatmaps", tmp_path / "h"]
     line = refused(model, images, "--out", tmp_path / "out", *options)

@@ -17,8 +17,9 @@ from pyarrow import dataset, fs, parquet  # noqa: E402
 
 from adcgan.bulk.decoder import Decoder  # noqa: E402
 from adcgan.bulk.listing import list_images  # noqa: E402
+from adcgan.bulk.manifest import Manifest, Summary  # noqa: E402
 from adcgan.bulk.model import Model  # noqa: E402
-from adcgan.bulk.output import Manifest, Output, Summary  # noqa: E402
+from adcgan.bulk.output import Output  # noqa: E402
 from adcgan.bulk.worker import Task, check_visible, score_shard, target_of  # noqa: E402
 
 BROKEN = {"empty.png": b"", "noise.png": b"\x89PNG\r\n\x1a\nno more", "note.txt": b"hello"}

@@ -24,10 +24,10 @@ def faults_of_a_new_tensor() -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again_inside_and_given_back_afterwards() -> None:
+    # What else is allocated can land in the gap that one tensor leaves, so some are tried.
     with memory_kept():
-        faults_of_a_new_tensor()
-        inside = faults_of_a_new_tensor()
-    outside = faults_of_a_new_tensor()
+        inside = min(faults_of_a_new_tensor() for _ in range(8))
+    outside = min(faults_of_a_new_tensor() for _ in range(8))
     # Pages are of 4 KiB, or larger ones where the system merges them.
     assert inside < outside / 4
 
@@ -37,11 +37,8 @@ def test_freed_memory_is_used_again_inside_and_given_back_afterwards() -> None:
 def test_many_images_stay_in_the_mapped_file(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "scale.py"
     out = tmp_path / "memory.json"
-    subprocess.run(
-        [sys.executable, str(script), "memory", "--images", "20000", "--folder", str(tmp_path)]
-        + ["--out", str(out)],
-        check=True,
-    )
+    options = ["--images", "20000", "--folder", str(tmp_path), "--out", str(out)]
+    subprocess.run([sys.executable, str(script), "memory", *options], check=True)
     (row,) = json.loads(out.read_text())["rows"]
     assert row["images"] == 20_000
     assert row["own_mib_at_peak"] < 2048

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from adcgan.bulk.output import Summary
+from adcgan.bulk.manifest import Summary
 from adcgan.bulk.worker import Report, ShardScorer
 
 

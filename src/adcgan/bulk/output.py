@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs, parquet
 
 from adcgan.bulk.listing import open_location, said
+from adcgan.bulk.manifest import Manifest, Summary
 from adcgan.errors import InputError
 from adcgan.files import replacing
 
@@ -24,85 +25,10 @@ MANIFEST = "_manifest.json"
 FORMAT = 1
 # Stores where an object appears only when all of it is there; others rename, as a disk does.
 _PUTS = {"s3", "gcs", "abfs"}
-_SHOWN = 5
 _SHARD = re.compile(r"shard-(\d{6,})\.parquet")
 _LEFT = re.compile(r"\.shard-.*\.tmp")
 _SUMMARY = b"adcgan"
 _THREADS = 16
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder of results is the result of; a run goes on only where all of it is the same.
-
-    Attributes
-    ----------
-    n_images : int
-        Images in the listing.
-    listing : str
-        Hash of the names, sizes and order of the files.
-    model : str
-        Hash of the model's files.
-    threshold : float
-        An image is anomalous when its score is above it.
-    shard_size : int
-        Images in each shard but the last.
-    components : list of str
-        Parts of the score, a column each.
-    """
-
-    n_images: int
-    listing: str
-    model: str
-    threshold: float
-    shard_size: int
-    components: list[str]
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards."""
-        return -(-self.n_images // self.shard_size)
-
-    def span(self, shard: int) -> tuple[int, int]:
-        """Return the positions of a shard's first image and of that after its last."""
-        start = shard * self.shard_size
-        return start, min(start + self.shard_size, self.n_images)
-
-    def count(self, shard: int) -> int:
-        """Return the number of images in a shard."""
-        start, stop = self.span(shard)
-        return stop - start
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of the images of a shard, kept in its file beside the rows; or of all shards.
-
-    Attributes
-    ----------
-    n_anomalous, n_unreadable : int
-    highest : list of dict
-        The few images with the highest scores: path, score, p_value, anomalous.
-    """
-
-    n_anomalous: int
-    n_unreadable: int
-    highest: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, shards: Iterable[Summary]) -> Summary:
-        """Return the summary of several shards together."""
-        parts = list(shards)
-        return cls(
-            n_anomalous=sum(part.n_anomalous for part in parts),
-            n_unreadable=sum(part.n_unreadable for part in parts),
-            highest=highest(image for part in parts for image in part.highest),
-        )
-
-
-def highest(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the few of `images` with the highest ``score``, that one first."""
-    return sorted(images, key=lambda image: -image["score"])[:_SHOWN]
 
 
 def shard_name(shard: int) -> str:

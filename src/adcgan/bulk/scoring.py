@@ -14,8 +14,9 @@ import numpy as np
 
 from adcgan.bulk.dispatch import score_shards
 from adcgan.bulk.listing import Listing, list_images
+from adcgan.bulk.manifest import Manifest, Summary
 from adcgan.bulk.model import Model
-from adcgan.bulk.output import Manifest, Output, Summary
+from adcgan.bulk.output import Output
 from adcgan.bulk.worker import Attempts, Task
 from adcgan.cluster import connected, import_ray
 from adcgan.errors import InputError

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from adcgan.bulk.decoder import Decoder
 from adcgan.bulk.listing import Listing
+from adcgan.bulk.manifest import Manifest, Summary, highest
 from adcgan.bulk.model import Model
-from adcgan.bulk.output import Manifest, Output, Summary, highest
+from adcgan.bulk.output import Output
 from adcgan.bulk.reading import Found, images_at
 from adcgan.data import ImageSet
 from adcgan.data.decode import Target

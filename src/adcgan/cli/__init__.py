@@ -105,7 +105,8 @@ app.command(
     "adcgan fit mnist --normal 4 --out models/four --set width=0.25 --resume"
 )(fit.fit)
 app.command(
-    epilog="Example: adcgan score models/m1 photos/new --out scores.csv --heatmaps heatmaps"
+    epilog="Examples: adcgan score models/m1 photos/new --out scores.csv --heatmaps heatmaps\n\n"
+    "adcgan score models/m1 s3://BUCKET/photos --ray auto --out s3://BUCKET/scores"
 )(score.score)
 app.command(
     epilog="Examples: adcgan evaluate models/m1 photos/test --out results/m1\n\n"

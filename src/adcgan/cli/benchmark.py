@@ -59,7 +59,8 @@ def benchmark(
     workers: Annotated[int | None, typer.Option(help="Cells computed at a time.", min=1)] = None,
     device: options.Device = "auto",
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster, or auto.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster: HOST:PORT, auto or local."),
     ] = None,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Leave the models in OUT/cells.")

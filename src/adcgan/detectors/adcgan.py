@@ -288,6 +288,7 @@ class ADCGAN(Detector):
 
     def _encoded_draws(self, z: Tensor) -> Tensor:
         """Return E(G(z)) of the model's draws (K, z), computed for the first batch alone."""
+        e_g_z: Tensor
         networks, e_g_z = self.__dict__.get("_draws", (None, z))
         if networks is not self.networks_ or e_g_z.device != z.device:
             e_g_z = self.networks_["encoder"](self.networks_["generator"](z))

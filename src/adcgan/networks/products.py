@@ -12,7 +12,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 # PyTorch multiplies float32 matrices on CPUs with MKL, which leaves half of the vector units of
 # processors that are not Intel's idle. oneDNN, which computes its convolutions, does not.
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+    torch.ops.mkldnn, "_linear_pointwise"
+)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class _Product(torch.autograd.Function):
 
 if _ONEDNN:
 
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)  # type: ignore[untyped-decorator]
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _count(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
         """Count the operations of `_multiply` for PyTorch's counter."""
         return 2 * x.numel() * weight[0]

@@ -7,11 +7,12 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# From glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_MOST = 2**31 - 1
-# Where glibc's own rule ends up once a block of 32 MiB or more was freed.
-_USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20
+# From glibc's malloc.h. Blocks that are mapped, each on its own, go back to the system when freed;
+# so does what is free at the end of the heap.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER = -1
+# glibc's default, and where its thresholds end up once a block of 32 MiB or more was freed.
+_USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 
 @contextmanager
@@ -26,11 +27,11 @@ def memory_kept() -> Iterator[None]:
         yield
         return
     library = ctypes.CDLL(None)
-    library.mallopt(_TRIM_THRESHOLD, _MOST)
-    library.mallopt(_MMAP_THRESHOLD, _MOST)
+    library.mallopt(_TRIM_THRESHOLD, _NEVER)
+    library.mallopt(_MMAP_MAX, 0)
     try:
         yield
     finally:
-        library.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
-        library.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
+        for option, value in _USUAL.items():
+            library.mallopt(option, value)
         library.malloc_trim(0)
