@@ -18,8 +18,13 @@ def test_a_file_that_its_writer_makes_private_gets_the_usual_permissions(tmp_pat
 
 def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "before")
-    with pytest.raises(OSError, match="full"), replacing(tmp_path / "a") as temporary:
-        temporary.write_text("half")
-        raise OSError("full")
+
+    def fill_the_disk() -> None:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill_the_disk()
     assert (tmp_path / "a").read_text() == "before"
     assert os.listdir(tmp_path) == ["a"]
