@@ -177,6 +177,6 @@ def _scatter(lines: Sequence[Line]) -> Figure:
         assert line.paper is not None
         ours.append(line.ours)
         paper.append(line.paper)
-    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
+    figure = Figure(figsize=(6.5, 6.5 + 0.2 * len(points)), layout="constrained")
     scatter_against_paper(figure.add_subplot(), points)
     return figure

@@ -44,15 +44,17 @@ def bars_against_paper(
         `axes`.
     """
     places, height = np.arange(len(names)), 0.36
-    whiskers = None if spread is None else np.nan_to_num(np.asarray(spread, dtype=np.float64))
-    axes.barh(
-        places - height / 2,
-        ours,
-        height,
-        xerr=whiskers,
-        color=NORMAL,
-        error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2},
-        label="ours",
+    axes.barh(places - height / 2, ours, height, color=NORMAL, label="ours")
+    whiskers = np.zeros(len(names)) if spread is None else np.nan_to_num(np.asarray(spread, float))
+    known = np.flatnonzero(whiskers)
+    axes.errorbar(
+        np.asarray(ours, dtype=np.float64)[known],
+        places[known] - height / 2,
+        xerr=whiskers[known],
+        fmt="none",
+        ecolor=INK,
+        elinewidth=1,
+        capsize=2,
     )
     if np.isfinite(np.asarray(paper, dtype=np.float64)).any():
         axes.barh(places + height / 2, paper, height, color=ANOMALOUS, label="paper")
@@ -115,7 +117,8 @@ def scatter_against_paper(axes: Axes, points: Mapping[str, tuple[ArrayLike, Arra
     for (name, (ours, paper)), (colour, marker) in zip(points.items(), cycle(_LOOKS), strict=False):
         axes.scatter(paper, ours, s=18, color=colour, marker=marker, alpha=0.8, label=name)
     axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel="paper (AUROC, %)", ylabel="ours")
-    return _dressed(axes)
+    # What a mark is of takes a line: data set, scheme, detector and settings.
+    return _dressed(axes, n_columns=1)
 
 
 def audit_histogram(
