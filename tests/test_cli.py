@@ -385,7 +385,11 @@ def test_an_interrupted_fit_goes_on_by_resume(photos, tmp_path):
     options += ["--set", "min_steps=200", "--checkpoint-every", "2"]
     arguments = [str(a) for a in ("fit", photos / "train", "--out", out, *options)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "adcgan", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "adcgan", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has told its children to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (out / "checkpoint.safetensors").exists() and process.poll() is None:
         time.sleep(0.02)
