@@ -39,7 +39,6 @@ from adcgan.bulk.scoring import score_in_bulk  # noqa: E402
 from adcgan.bulk.worker import RETRIES, Attempts, LostWorkersError  # noqa: E402
 
 SIZE = 16
-BROKEN = {"empty.png": b"", "noise.png": b"\x89PNG\r\n\x1a\nno more", "note.txt": b"hello"}
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +59,6 @@ def model(tmp_path_factory):
     settings = {"width": 0.0625, "warmup_epochs": 1, "epochs": 1, "min_steps": 0, "fpr": 0.2}
     ADCGAN(**settings).fit(images).save(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return 150 images in two folders, and some files that are none."""
-    root = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(1)
-    for i in range(150):
-        path = root / "ab"[i % 2] / f"{i:03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (20, 20), np.uint8)).save(path)
-    for name, content in BROKEN.items():
-        (root / name).write_bytes(content)
-    (root / "b/link.png").symlink_to("nowhere")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from adcgan import load
 from adcgan.data.decode import Target
@@ -22,29 +21,12 @@ from adcgan.bulk.model import Model  # noqa: E402
 from adcgan.bulk.output import Output  # noqa: E402
 from adcgan.bulk.worker import Task, check_visible, score_shard, target_of  # noqa: E402
 
-BROKEN = {"empty.png": b"", "noise.png": b"\x89PNG\r\n\x1a\nno more", "note.txt": b"hello"}
-
 
 @pytest.fixture(scope="module")
 def scorer():
     images = np.random.default_rng(0).integers(0, 256, (60, 16, 16), np.uint8)
     settings = {"width": 0.0625, "warmup_epochs": 1, "epochs": 1, "min_steps": 0, "fpr": 0.2}
     return ADCGAN(**settings).fit(images)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return 150 images in two folders, and some files that are none."""
-    root = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(1)
-    for i in range(150):
-        path = root / "ab"[i % 2] / f"{i:03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (20, 20), np.uint8)).save(path)
-    for name, content in BROKEN.items():
-        (root / name).write_bytes(content)
-    (root / "b/link.png").symlink_to("nowhere")
-    return root
 
 
 @pytest.fixture
@@ -87,11 +69,11 @@ def assert_same(rows, expected, **tolerance):
         np.testing.assert_allclose(values(rows, name), figure, **tolerance, err_msg=name)
 
 
-def test_rows_are_those_of_scoring_in_one_piece(scorer, score, folder):
+def test_rows_are_those_of_scoring_in_one_piece(scorer, score, folder, broken):
     rows, summary = score(list_images(str(folder)))
     expected = scorer.assess(str(folder))
     assert_same(rows, expected, rtol=0)
-    assert {row["path"] for row in rows if row["error"]} == {*BROKEN, "b/link.png"}
+    assert {row["path"] for row in rows if row["error"]} == {*broken, "b/link.png"}
     assert summary.n_unreadable == 4
     assert summary.n_anomalous == int((expected.anomalous == 1).sum())
     best = np.argsort(-np.nan_to_num(expected.scores, nan=-np.inf))[:5]
@@ -135,14 +117,14 @@ def test_parquet_files_give_a_row_for_each_of_theirs(scorer, score, folder, tmp_
     assert rows[names.index("1.parquet#50")]["error"] == "the row holds no image"
 
 
-def test_a_shard_of_broken_files_alone_is_rows_of_errors(score, tmp_path):
+def test_a_shard_of_broken_files_alone_is_rows_of_errors(score, broken, tmp_path):
     (tmp_path / "in").mkdir()
-    for name, content in BROKEN.items():
+    for name, content in broken.items():
         (tmp_path / "in" / name).write_bytes(content)
     rows, summary = score(list_images(str(tmp_path / "in")))
     assert summary == Summary(0, 3, [])
     for row in rows:
-        assert row["path"] in BROKEN
+        assert row["path"] in broken
         assert row["error"]
         assert all(row[name] is None for name in row if name not in {"path", "error"})
 
