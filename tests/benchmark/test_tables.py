@@ -176,6 +176,61 @@ def test_other_tables_say_what_they_are_in_every_title():
     assert formats.comma_separated(released).count("released") > 10
 
 
+# -- a separate league ---------------------------------------------------------------------------
+
+
+PRETRAINED = {"detector": "pretrained-knn", "variants": {}}
+HEADING = "Pretrained on ImageNet: a separate league. AUROC (%)"
+
+
+def test_pretrained_detectors_stand_in_tables_of_their_own():
+    alone, mixed = make_tables(whole()), make_tables([*whole(), *whole(offset=0.05, **PRETRAINED)])
+    # The paper's tables, notes included, are as if the others had not been run.
+    assert mixed[:3] == alone
+    averages, classes = mixed[3:]
+    assert averages.title == f"{HEADING}, mean over classes"
+    assert classes.title == f"{HEADING} of every class"
+    assert [(line.detector, line.ours) for line in averages.lines] == [
+        ("pretrained-knn", pytest.approx(95.0))
+    ]
+    assert len(classes.lines) == 10
+    assert {line.detector for line in classes.lines} == {"pretrained-knn"}
+    assert "a million labelled photographs" in averages.notes[0]
+    assert "Cells: 10. Dates: 2026-01-02 to 2026-01-02." in averages.notes
+
+
+def test_pretrained_detectors_alone_leave_the_papers_tables_without_figures_of_ours():
+    made = make_tables([*whole(**PRETRAINED)[:9], row(9, error="x", auroc=None, **PRETRAINED)])
+    assert all(line.ours is None for table in made[:3] for line in table.lines)
+    assert made[3].lines[0].state == "9 of 10 classes"
+    assert "Cells that failed: 1." in made[3].notes
+
+
+def test_a_separate_league_is_marked_on_other_splits_too():
+    made = make_tables(whole(split="development", **PRETRAINED), split="development")
+    assert all(table.title.startswith("DEVELOPMENT SPLIT") for table in made)
+    assert all("separate league" in table.title for table in made[3:])
+
+
+@pytest.mark.parametrize(("written", "mark"), [("markdown", "## "), ("latex", r"\caption{")])
+def test_every_format_puts_a_separate_league_under_its_own_heading(written, mark):
+    text = getattr(formats, written)(make_tables([*whole(), *whole(**PRETRAINED)]))
+    papers, averages, classes = text.split(f"{mark}Pretrained on ImageNet: a separate league. ")
+    assert "pretrained-knn" not in papers
+    for own in (averages, classes):
+        assert "pretrained-knn" in own
+        assert "adcgan" not in own
+        # No column to compare with the paper.
+        assert "paper " not in own.split("These use")[0]
+
+
+def test_csv_names_the_league_of_every_line():
+    text = formats.comma_separated(make_tables([*whole(), *whole(**PRETRAINED)]))
+    for line in csv.DictReader(io.StringIO(text)):
+        own = line["method"] == "pretrained-knn"
+        assert line["league"] == ("pretrained on ImageNet" if own else "")
+
+
 # -- as text -------------------------------------------------------------------------------------
 
 
@@ -294,6 +349,19 @@ def test_the_command_shows_tables_and_counts_what_it_leaves_out(results):
     assert "mnist, one-vs-all" in result.stdout
     assert "left out   1 of another protocol or split" in result.stderr
     assert "leaks labels" not in result.stdout
+
+
+def test_the_command_shows_a_separate_league_last_with_its_own_notes(tmp_path):
+    text = "".join(json.dumps(r) + "\n" for r in [*whole(**PRETRAINED), *whole()])
+    (tmp_path / "rows.jsonl").write_text(text)
+    result = run("tables", tmp_path, "--plots", tmp_path / "p")
+    assert result.exit_code == 0
+    papers, own = result.stdout.split(f"{HEADING}, mean over classes")
+    assert "pretrained-knn" not in papers
+    assert "paper's figure" in papers
+    assert "adcgan" not in own
+    assert "do not compare" in own
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["averages.png", "classes.png"]
 
 
 def test_the_command_writes_files_and_plots(results, tmp_path):

@@ -38,7 +38,9 @@ REFUSED = {
     "pixel-knn": "every training image",
     "pixel-iforest": "trees",
 }
-EXPORTED = sorted(set(DETECTORS) - set(REFUSED))
+# Its own test is in tests/detectors/test_pretrained.py, beside the check for its packages.
+NEEDS_EXTRA = {"pretrained-knn"}
+EXPORTED = sorted(set(DETECTORS) - set(REFUSED) - NEEDS_EXTRA)
 # Settings that change the graph or what the score is made of, by a name for the test.
 VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in EXPORTED},

@@ -71,6 +71,22 @@ def test_failures_are_counted_and_listed_with_their_errors():
     assert "Failures" in text
 
 
+def test_pretrained_detectors_have_a_section_of_their_own():
+    own = [row(c, 0.95, detector="pretrained-knn") for c in (0, 1)]
+    page, text = text_of([*own, row(0, 0.8), row(1, 0.9)])
+    assert "in percent: pixel-pca on cats-vs-dogs one-vs-all 85.0." in text
+    papers, league = page.split("Results, pretrained on ImageNet</h2>")
+    assert 'scope="row">pretrained-knn' not in papers
+    assert "pixel-pca" not in league.split("These use")[0]
+    assert "do not compare" in league
+    # No part of the page has the name of another.
+    anchors = re.findall(r'\bid="(results-[^"]+)"', page)
+    assert len(anchors) == len(set(anchors)) > 4
+    _, text = text_of(own)
+    assert "in percent, pretrained on ImageNet: pretrained-knn on" in text
+    assert "Table 1" not in text
+
+
 def test_protocols_and_splits_have_sections_of_their_own():
     rows = [
         row(c, protocol=p, split=s)

@@ -13,7 +13,7 @@ FORMATS = ("terminal", "markdown", "csv", "latex")
 # What else tells the lines of a table apart.
 _SUBJECTS: dict[int, tuple[str, ...]] = {1: (), 3: ("class",), 4: ("score",)}
 _CSV_COLUMNS = (
-    *("table", "protocol", "split", "dataset", "scheme", "subject", "method", "settings"),
+    *("table", "league", "protocol", "split", "dataset", "scheme", "subject", "method", "settings"),
     *("seeds", "ours", "spread", "interval_low", "interval_high", "paper", "state"),
 )
 _LATEX = {
@@ -43,12 +43,12 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     """
     subject = _SUBJECTS[table.number]
     columns = ["data", "scheme", *subject, "method", "settings", "seeds"]
-    columns += ["ours", "95% interval", "paper"]
+    columns += ["ours", "95% interval", *(() if table.league else ("paper",))]
     rows = [
         [
             *(line.dataset, line.scheme, *(_subject(table, line) for _ in subject), line.detector),
             *(_settings(line), str(len(line.seeds) or "")),
-            *(_ours(line), _interval(line), _paper(line)),
+            *(_ours(line), _interval(line), *(() if table.league else (_paper(line),))),
         ]
         for line in table.lines
     ]
@@ -76,6 +76,7 @@ def comma_separated(tables: Iterable[Table]) -> str:
             writer.writerow(
                 {
                     "table": table.number,
+                    "league": table.league,
                     "protocol": table.protocol,
                     "split": table.split,
                     "dataset": line.dataset,

@@ -10,11 +10,12 @@ import numpy as np
 from scipy.special import stdtrit
 
 from adcgan.benchmark.audit import WARNING
+from adcgan.benchmark.notes import paper_notes, pretrained_notes
 from adcgan.benchmark.protocol import SCHEMES
 from adcgan.benchmark.published import AVERAGE, Subject, published
 from adcgan.benchmark.rows import Row, latest
 from adcgan.data import DATASETS
-from adcgan.detectors import DETECTORS
+from adcgan.detectors import DETECTORS, PRETRAINED
 from adcgan.errors import InputError
 
 # Below this many seeds nothing is said of how sure a figure is.
@@ -24,6 +25,12 @@ _TITLES = {
     1: "Table 1: AUROC (%), mean over classes",
     3: "Table 3: AUROC (%) of every class",
     4: "Table 4: AUROC (%) by variant of AD-CGAN's score, mean over classes",
+}
+# Detectors that know more than the normal images have tables of their own.
+PRETRAINED_LEAGUE = "pretrained on ImageNet"
+_PRETRAINED_TITLES = {
+    1: "Pretrained on ImageNet: a separate league. AUROC (%), mean over classes",
+    3: "Pretrained on ImageNet: a separate league. AUROC (%) of every class",
 }
 _VARIANTS = ("LG", "LFE", "LFL", "GF")
 
@@ -72,12 +79,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables.
+    """One of the paper's tables, or one like it for another league.
 
     Attributes
     ----------
     number : int
-        1, 3 or 4.
+        1, 3 or 4; of another league, that of the paper's table with the same subjects.
     title : str
         What it shows; says so first if the figures are no honest ones.
     lines : sequence of Line
@@ -86,6 +93,8 @@ class Table:
         What a reader must know beside the figures.
     protocol, split : str
         What all rows behind it have in common.
+    league : str
+        "" for the paper's tables, `PRETRAINED_LEAGUE` for detectors that bring knowledge along.
     """
 
     number: int
@@ -94,15 +103,16 @@ class Table:
     notes: Sequence[str] = field(default=())
     protocol: str = "paper"
     split: str = "test"
+    league: str = ""
 
 
 def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test") -> list[Table]:
-    """Return Tables 1, 3 and 4.
+    """Return Tables 1, 3 and 4; after them, where such rows are, those of pretrained detectors.
 
     Figures of one protocol and split never stand beside those of another. An average over some
     of the classes is never shown: the line says how many there are. Rows whose settings differ
     stand on lines of their own. Table 1 and 4 list everything that the paper has; Table 3 what
-    was run.
+    was run. A pretrained detector (`adcgan.detectors.PRETRAINED`) is in none of the three.
 
     Parameters
     ----------
@@ -120,15 +130,26 @@ def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test
     """
     rows = latest(rows)
     _refuse_mixture(rows, protocol, split)
+    pretrained = [row for row in rows if row["detector"] in PRETRAINED]
+    own = [row for row in rows if row["detector"] not in PRETRAINED]
+    groups, notes = _grouped(own), paper_notes(own, split)
+    paper = sorted(_averages(groups) + _absent(published(1), groups), key=_order)
+    lines = {1: paper, 3: _classes(groups), 4: _variants(groups)}
+    tables = [
+        Table(number, _title(_TITLES[number], protocol, split), found, notes, protocol, split)
+        for number, found in lines.items()
+    ]
+    return tables + (_pretrained_tables(pretrained, protocol, split) if pretrained else [])
+
+
+def _pretrained_tables(rows: Sequence[Row], protocol: str, split: str) -> list[Table]:
+    """Return the averages and the classes of detectors that the paper has none like."""
     groups = _grouped(rows)
-    notes = _notes(rows, split)
-    lines = {
-        1: _averages(groups),
-        3: _classes(groups),
-        4: _variants(groups),
-    }
+    notes = pretrained_notes(rows)
+    lines = {1: sorted(_averages(groups), key=_order), 3: _classes(groups)}
+    titles = {n: _title(title, protocol, split) for n, title in _PRETRAINED_TITLES.items()}
     return [
-        Table(number, _title(number, protocol, split), found, notes, protocol, split)
+        Table(number, titles[number], found, notes, protocol, split, PRETRAINED_LEAGUE)
         for number, found in lines.items()
     ]
 
@@ -185,12 +206,9 @@ def _settings(row: Row) -> str:
 
 
 def _averages(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
-    """Return the lines of Table 1."""
+    """Return the lines of Table 1 that something was run for."""
     paper = published(1)
-    lines = [
-        _average(group, AVERAGE, _values(rows), paper) for group, rows in groups.items()
-    ] + _absent(paper, groups)
-    return sorted(lines, key=_order)
+    return [_average(group, AVERAGE, _values(rows), paper) for group, rows in groups.items()]
 
 
 def _classes(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
@@ -287,37 +305,10 @@ def _order(line: Line) -> tuple[Any, ...]:
     )
 
 
-def _title(number: int, protocol: str, split: str) -> str:
+def _title(title: str, protocol: str, split: str) -> str:
     """Return a title that nobody can take for another."""
-    title = _TITLES[number]
     if protocol == "released":
         title = f"RELEASED PROTOCOL ({WARNING}). {title}"
     if split == "development":
         title = f"DEVELOPMENT SPLIT (held out of the training split). {title}"
     return title
-
-
-def _notes(rows: Sequence[Row], split: str) -> list[str]:
-    """Return what a reader must know beside the figures."""
-    done = [row for row in rows if row["error"] is None]
-    notes = [
-        "± is the standard deviation over seeds, of the mean over classes where there is one.",
-        "The interval is Student's 95% interval over seeds; beside the paper's figure stands where "
-        "it lies to it. The spread of the paper's own figure, a mean of three runs, is left out.",
-    ]
-    if split == "development":
-        notes.append("The paper's figures are of the test split.")
-    if done:
-        dates = sorted(row["date"][:10] for row in done)
-        notes += [
-            f"Cells: {len(done)}. Dates: {dates[0]} to {dates[-1]}.",
-            f"Devices: {_listed(done, 'device')}. Commits: {_listed(done, 'commit')}.",
-        ]
-    if len(done) < len(rows):
-        notes.append(f"Cells that failed: {len(rows) - len(done)}.")
-    return notes + [f"{note}." for note in sorted({row["note"] for row in done} - {""})]
-
-
-def _listed(rows: Iterable[Row], field_: str) -> str:
-    """Return the values that occur, as text."""
-    return ", ".join(sorted({row[field_] for row in rows}))

@@ -42,6 +42,8 @@ def tables(
 ) -> None:
     """Show Tables 1, 3 and 4 as in the paper: mean over seeds with its spread, and the paper's.
 
+    Detectors pretrained on other images stand in tables of their own, a separate league.
+
     Rows of the other protocol or split are left out, and counted. An average that lacks a class is
     not shown. What differs from the benchmark's own settings is in a column.
     """
@@ -107,7 +109,13 @@ def _rows(sources: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _show(made: Sequence[Table]) -> None:
-    """Print the tables for people."""
+    """Print the tables for people, and below those of each league its notes."""
+    for _, league in groupby(made, key=lambda table: table.league):
+        _show_league(list(league))
+
+
+def _show_league(made: Sequence[Table]) -> None:
+    """Print tables that share their notes."""
     from adcgan.benchmark.formats import grid
 
     for table in made:

@@ -18,6 +18,7 @@ from adcgan.detectors.baselines import (
     PixelPCA,
     RobustAutoencoder,
 )
+from adcgan.detectors.pretrained import PretrainedKNN
 from adcgan.errors import InputError
 from adcgan.scoring import Assessment
 from adcgan.training.cost import FitCost
@@ -33,7 +34,11 @@ DETECTORS: dict[str, type[Detector]] = {
     "pixel-pca": PixelPCA,
     "pixel-knn": PixelKNN,
     "pixel-iforest": PixelIsolationForest,
+    "pretrained-knn": PretrainedKNN,
 }
+
+# These know more than the normal images: their figures never stand in one table with the others'.
+PRETRAINED = frozenset({"pretrained-knn"})
 
 __all__ = [
     "ADCGAN",
@@ -42,6 +47,7 @@ __all__ = [
     "ALAD",
     "DETECTORS",
     "EGBAD",
+    "PRETRAINED",
     "AnoGAN",
     "Assessment",
     "Detector",
@@ -49,6 +55,7 @@ __all__ = [
     "PixelIsolationForest",
     "PixelKNN",
     "PixelPCA",
+    "PretrainedKNN",
     "RobustAutoencoder",
     "load",
 ]

@@ -10,7 +10,15 @@ from pathlib import Path
 from torch import nn
 from torch.nn.utils import parametrize
 
-from adcgan.detectors import ADGAN, AnoGAN, Detector, PixelIsolationForest, PixelKNN, PixelPCA
+from adcgan.detectors import (
+    ADGAN,
+    AnoGAN,
+    Detector,
+    PixelIsolationForest,
+    PixelKNN,
+    PixelPCA,
+    PretrainedKNN,
+)
 from adcgan.errors import InputError, MissingExtraError
 from adcgan.export.description import describe
 from adcgan.export.graph import to_onnx
@@ -23,11 +31,13 @@ from adcgan.scoring.onnx_file import seal
 # Weights beyond this leave no room for the graph in a Protocol Buffers file, 2 GiB at most.
 _MOST_WEIGHT_BYTES = 2_000_000_000
 _SEARCH = "it scores each image by a search with gradients, not by one forward pass"
+_NEIGHBOURS = "it compares each image with every training image"
 _REASONS: dict[type[Detector], str] = {
     ADGAN: _SEARCH,
     AnoGAN: _SEARCH,
     PixelPCA: "its arithmetic is NumPy's, not a network's",
-    PixelKNN: "it compares each image with every training image",
+    PixelKNN: _NEIGHBOURS,
+    PretrainedKNN: _NEIGHBOURS,
     PixelIsolationForest: "its trees are scikit-learn's, not a network",
 }
 # Ours compute the same, faster in torch.

@@ -37,7 +37,7 @@ def sweep_page(rows: Iterable[Row], name: str) -> Page:
     -------
     Page
         To be given to `adcgan.report.render`. Rows of different protocols or splits are on
-        sections of their own.
+        sections of their own, and so are those of detectors pretrained on other images.
 
     Raises
     ------
@@ -56,7 +56,9 @@ def sweep_page(rows: Iterable[Row], name: str) -> Page:
     )
     tables = {group: make_tables(select(found, *group), *group) for group in groups}
     sections = [Section("facts", "What was run", {"rows": _facts(found)})]
-    sections += [_comparison(made, *group) for group, made in tables.items()]
+    sections += [
+        _comparison(league, *group) for group, made in tables.items() for league in _leagues(made)
+    ]
     if failed:
         sections.append(Section("failures", "Failures", {"rows": failed}))
     if done:
@@ -79,10 +81,12 @@ def _verdict(
     text += f"{_listed([*done, *failed], 'dataset')}"
     text += f", and {counted(len(failed), 'cell')} that failed." if failed else "."
     for group, made in tables.items():
-        whole = [line for line in made[0].lines if line.ours is not None]
-        if whole:
-            told = "; ".join(f"{_what(line)} {line.ours:.1f}" for line in whole)
-            return f"{text} Mean AUROC over classes, in percent{_named(*group)}: {told}."
+        for league in _leagues(made):
+            whole = [line for line in league[0].lines if line.ours is not None]
+            if whole:
+                told = "; ".join(f"{_what(line)} {line.ours:.1f}" for line in whole)
+                named = _named(*group) + (f", {league[0].league}" if league[0].league else "")
+                return f"{text} Mean AUROC over classes, in percent{named}: {told}."
     return f"{text} No average is whole: that takes every class."
 
 
@@ -134,10 +138,23 @@ def _versions(rows: Sequence[Row]) -> dict[str, str]:
     return versions | {"device": _listed(rows, "device"), "commit": _listed(rows, "commit")}
 
 
+def _leagues(made: Sequence[Table]) -> list[list[Table]]:
+    """Return the tables by league, the paper's first, without one that nothing was run for."""
+    leagues = [list(league) for _, league in groupby(made, key=lambda table: table.league)]
+    ran = [
+        league
+        for league in leagues
+        if any(line.state != MISSING for table in league for line in table.lines)
+    ]
+    return ran or leagues[:1]
+
+
 def _comparison(made: Sequence[Table], protocol: str, split: str) -> Section:
-    """Return the tables and plots of one protocol and split."""
+    """Return the tables and plots of one protocol, split and league."""
     anchor = f"results-{protocol}-{split}"
     title = "Results" if (protocol, split) == ("paper", "test") else f"Results: {protocol}, {split}"
+    if made[0].league:
+        anchor, title = f"{anchor}-pretrained", f"{title}, {made[0].league}"
     tables = [part for table in made for part in _parts(table, anchor)]
     data = {
         "warning": f"This protocol {WARNING}." if protocol == "released" else "",
@@ -181,7 +198,7 @@ def _averages(subject: str, kind: str, lines: Sequence[Line]) -> dict[str, Any]:
     names = _methods(lines)
     picture = svg(
         lambda axes: bars_against_paper(axes, names, ours, paper, spread),
-        f"Bars of the mean AUROC over classes, {subject}, {kind}. The figures are in Table 1.",
+        f"Bars of the mean AUROC over classes, {subject}, {kind}. The figures are in the tables.",
         size=(4.1, 1.3 + 0.4 * len(lines)),
     )
     return {
@@ -200,7 +217,7 @@ def _classes(subject: str, kind: str, lines: Sequence[Line]) -> dict[str, Any]:
         points[name][run.index(int(line.subject))] = cast(float, line.ours)
     picture = svg(
         lambda axes: aurocs_by_class(axes, names, points),
-        f"AUROC of each class by detector, {subject}, {kind}. The figures are in Table 3.",
+        f"AUROC of each class by detector, {subject}, {kind}. The figures are in the tables.",
     )
     return {
         "title": f"Every class: {subject}",
