@@ -254,6 +254,30 @@ def test_cells_are_spread_over_all_gpus(monkeypatch):
     assert workers.default_workers(2) == 4
 
 
+def test_more_workers_than_gpus_share_them_in_turn(tmp_path, monkeypatch):
+    made = []
+
+    class Worker:
+        cell = None
+
+        def __init__(self, circumstances, _):
+            made.append(circumstances)
+
+        def start(self, cell):
+            raise InterruptedError(cell.key)
+
+        def kill(self):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(workers, "_Worker", Worker)
+    cells = [replace(PIXELS, class_=c) for c in range(5)]
+    with pytest.raises(InterruptedError, match=PIXELS.key):
+        next(run_local(cells, tmp_path, 5, "auto", True))
+    assert made == [(tmp_path, f"cuda:{i}", True) for i in (0, 1, 0, 1, 0)]
+
+
 # -- the command, killed -------------------------------------------------------------------------
 
 COMMAND = ["--dataset", "digits", "--workers", "2", "--max-train", "64", "--device", "cpu"]

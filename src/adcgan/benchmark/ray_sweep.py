@@ -22,7 +22,12 @@ _PASSED_ON = ("ADCGAN_DATA", "ADCGAN_CACHE")
 
 
 def run_on_ray(
-    cells: Sequence[Cell], folder: Path, workers: int | None, device: str, address: str
+    cells: Sequence[Cell],
+    folder: Path,
+    workers: int | None,
+    device: str,
+    address: str,
+    cuda_graphs: bool = False,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Compute cells on a Ray cluster, one task and one core each, half a GPU where there are any.
 
@@ -32,7 +37,7 @@ def run_on_ray(
 
     Parameters
     ----------
-    cells, folder, device
+    cells, folder, device, cuda_graphs
         As in `adcgan.benchmark.sweep.sweep`.
     workers : int or None
         Most cells at a time; None for as many as the cluster has room for.
@@ -52,11 +57,16 @@ def run_on_ray(
         There is no cluster at `address`.
     """
     with connected(address) as ray:
-        yield from _tasks(ray, cells, folder, workers, device)
+        yield from _tasks(ray, cells, folder, workers, device, cuda_graphs)
 
 
 def _tasks(
-    ray: Any, cells: Sequence[Cell], folder: Path, workers: int | None, device: str
+    ray: Any,
+    cells: Sequence[Cell],
+    folder: Path,
+    workers: int | None,
+    device: str,
+    cuda_graphs: bool,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Start the tasks, and yield what each returns."""
     on_gpu = device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
@@ -73,7 +83,8 @@ def _tasks(
         while waiting or running:
             while waiting and (workers is None or len(running) < workers):
                 cell = waiting.popleft()
-                running[task.remote(cell, str(folder.resolve()), device, environment)] = cell
+                arguments = (cell, str(folder.resolve()), device, cuda_graphs, environment)
+                running[task.remote(*arguments)] = cell
             for reference in ray.wait(list(running))[0]:
                 cell = running.pop(reference)
                 try:
@@ -95,7 +106,9 @@ def _under_way(ray: Any, left: int, workers: int | None, on_gpu: bool) -> int:
     return min(left, room, workers or left)
 
 
-def _run(cell: Cell, folder: str, device: str, environment: dict[str, str]) -> Row:
+def _run(
+    cell: Cell, folder: str, device: str, cuda_graphs: bool, environment: dict[str, str]
+) -> Row:
     """Compute one cell, on whichever machine this is."""
     os.environ.update(environment)
-    return attempt(cell, Path(folder), device)
+    return attempt(cell, Path(folder), device, cuda_graphs)

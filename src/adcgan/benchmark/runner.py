@@ -55,7 +55,14 @@ class Material:
     evaluation: ImageSet
 
 
-def run_cell(cell: Cell, folder: Path, *, device: str = "auto", progress: Progress = silent) -> Row:
+def run_cell(
+    cell: Cell,
+    folder: Path,
+    *,
+    device: str = "auto",
+    cuda_graphs: bool = False,
+    progress: Progress = silent,
+) -> Row:
     """Train and judge one detector.
 
     The figures depend on the cell alone, apart from rounding on other hardware: the run lies in
@@ -69,6 +76,8 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "auto", progress: Progre
         The sweep's folder.
     device : str, default="auto"
         Where to compute.
+    cuda_graphs : bool, default=False
+        Whether to train by CUDA graphs, as in `adcgan.Detector.fit`.
     progress : Progress, optional
         Where training reports to; nowhere if not given.
 
@@ -92,7 +101,9 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "auto", progress: Progre
     if cell.split == "test":
         test = load_named(cell.dataset, "test", image_size=detector.image_size)
     material = cell_images(cell, train, test)
-    detector.fit(material.train, run_dir=run_dir, resume=True, progress=progress)
+    detector.fit(
+        material.train, run_dir=run_dir, resume=True, progress=progress, cuda_graphs=cuda_graphs
+    )
     if cell.protocol == "released":
         assert test is not None
         figures = _released_figures(cell, detector, train, test)
@@ -115,10 +126,10 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "auto", progress: Progre
     }
 
 
-def attempt(cell: Cell, folder: Path, device: str = "auto") -> Row:
+def attempt(cell: Cell, folder: Path, device: str = "auto", cuda_graphs: bool = False) -> Row:
     """Run a cell; whatever goes wrong becomes a row with its error."""
     try:
-        return run_cell(cell, folder, device=device)
+        return run_cell(cell, folder, device=device, cuda_graphs=cuda_graphs)
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         # An error that a user can meet explains itself.

@@ -45,6 +45,7 @@ def sweep(
     *,
     workers: int | None = None,
     device: str = "auto",
+    cuda_graphs: bool = False,
     ray: str | None = None,
     keep_models: bool = False,
     progress: Progress | None = None,
@@ -66,6 +67,8 @@ def sweep(
         limit.
     device : str, default="auto"
         Where to compute. "auto" spreads the cells over all CUDA devices.
+    cuda_graphs : bool, default=False
+        Train by CUDA graphs, as in `adcgan.Detector.fit`.
     ray : str or None
         The address of a Ray cluster to compute on, or "auto".
     keep_models : bool, default=False
@@ -86,12 +89,15 @@ def sweep(
         raise InputError(f"The 'workers' parameter must be at least 1. Got {workers} instead.")
     if ray is None:
         resolve_device(device)
+        if cuda_graphs:
+            for cell in cells:
+                make_detector(cell, device).check_cuda_graphs()
     with RowsFile(folder) as file:
         done = {row["key"] for row in read_rows(folder) if row["error"] is None}
         waiting = [cell for cell in dict.fromkeys(cells) if cell.key not in done]
         if waiting:
             _prepare_data(waiting)
-            rows = _computed(waiting, folder, workers, device, ray)
+            rows = _computed(waiting, folder, workers, device, cuda_graphs, ray)
             with closing(rows):
                 _record(rows, len(waiting), folder, file, keep_models, progress)
             _remove_if_empty(folder / CELLS_FOLDER)
@@ -101,14 +107,19 @@ def sweep(
 
 
 def _computed(
-    cells: Sequence[Cell], folder: Path, workers: int | None, device: str, ray: str | None
+    cells: Sequence[Cell],
+    folder: Path,
+    workers: int | None,
+    device: str,
+    cuda_graphs: bool,
+    ray: str | None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Yield each cell with its row and the number of cells still under way."""
     if ray is None:
-        return run_local(cells, folder, workers, device)
+        return run_local(cells, folder, workers, device, cuda_graphs)
     from adcgan.benchmark.ray_sweep import run_on_ray
 
-    return run_on_ray(cells, folder, workers, device, ray)
+    return run_on_ray(cells, folder, workers, device, ray, cuda_graphs)
 
 
 def _record(

@@ -33,7 +33,11 @@ _THREADS = "OMP_NUM_THREADS"
 
 
 def run_local(
-    cells: Sequence[Cell], folder: Path, workers: int | None, device: str
+    cells: Sequence[Cell],
+    folder: Path,
+    workers: int | None,
+    device: str,
+    cuda_graphs: bool = False,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Compute cells in processes of this machine.
 
@@ -46,7 +50,10 @@ def run_local(
     workers : int or None
         How many processes; None for what suits the machine.
     device : str
-        "auto" spreads them over all CUDA devices.
+        "auto" spreads them over all CUDA devices; with more processes than devices, several
+        share one.
+    cuda_graphs : bool, default=False
+        Whether to train by CUDA graphs.
 
     Yields
     ------
@@ -57,7 +64,9 @@ def run_local(
     count = min(len(cells), workers or default_workers(len(devices)))
     threads = max(1, available_cores() // count)
     waiting, tries = deque(cells), Counter[Cell]()
-    pool = [_Worker(folder, devices[i % len(devices)], threads) for i in range(count)]
+    pool = [
+        _Worker((folder, devices[i % len(devices)], cuda_graphs), threads) for i in range(count)
+    ]
     try:
         while waiting or any(worker.cell for worker in pool):
             for worker in pool:
@@ -113,8 +122,8 @@ def _devices(device: str) -> list[str]:
 class _Worker:
     """One process, replaced when it was killed, and the cell it is at."""
 
-    def __init__(self, folder: Path, device: str, threads: int) -> None:
-        self.folder, self.device, self.threads = folder, device, threads
+    def __init__(self, circumstances: tuple[Path, str, bool], threads: int) -> None:
+        self.circumstances, self.threads = circumstances, threads
         self.cell: Cell | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
 
@@ -123,7 +132,7 @@ class _Worker:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self.connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, self.folder, self.device))
+            self._process = context.Process(target=_work, args=(theirs, *self.circumstances))
             with _threads_of_children(self.threads):
                 self._process.start()
             # With their end closed here, a process that dies is read as the end of the file.
@@ -166,7 +175,7 @@ def _threads_of_children(threads: int) -> Iterator[None]:
         del os.environ[_THREADS]
 
 
-def _work(connection: Connection, folder: Path, device: str) -> None:
+def _work(connection: Connection, folder: Path, device: str, cuda_graphs: bool) -> None:
     """Compute cells until the other side closes the connection."""
     # Ctrl-C reaches the whole group of processes; the one that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -178,7 +187,7 @@ def _work(connection: Connection, folder: Path, device: str) -> None:
             cell = connection.recv()
         except EOFError:
             return
-        connection.send(attempt(cell, folder, device))
+        connection.send(attempt(cell, folder, device, cuda_graphs))
 
 
 def _end_with_parent() -> None:

@@ -58,6 +58,7 @@ def benchmark(
     ] = "paper",
     workers: Annotated[int | None, typer.Option(help="Cells computed at a time.", min=1)] = None,
     device: options.Device = "auto",
+    cuda_graphs: options.CudaGraphs = False,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster: HOST:PORT, auto or local."),
@@ -89,7 +90,15 @@ def benchmark(
         max_train=max_train,
         epochs=epochs,
     )
-    outcome = sweep(cells, out, workers=workers, device=device, ray=ray, keep_models=keep_models)
+    outcome = sweep(
+        cells,
+        out,
+        workers=workers,
+        device=device,
+        cuda_graphs=cuda_graphs,
+        ray=ray,
+        keep_models=keep_models,
+    )
     if json:
         print_json(outcome.rows)
     else:

@@ -43,6 +43,7 @@ def fit(
     precision: Annotated[
         str | None, typer.Option(help="auto, float32 or bf16: how to compute.")
     ] = None,
+    cuda_graphs: options.CudaGraphs = False,
     resume: options.Resume = False,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
     tracker: Annotated[
@@ -69,6 +70,8 @@ def fit(
         chosen = scheme_settings(detector, "all-vs-one") | chosen
     untrained = kind(**chosen)
     untrained.check_parameters()
+    if cuda_graphs:
+        untrained.check_cuda_graphs()
     check_output_folder(out, resume=resume)
     check_trackers(tracker or [], out)
     images = training_images(
@@ -87,6 +90,7 @@ def fit(
         resume=resume,
         checkpoint_every=checkpoint_every,
         trackers=tracker or [],
+        cuda_graphs=cuda_graphs,
     )
     if json:
         print_json(result)

@@ -32,6 +32,12 @@ Anomalous: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1, mps: where to compute.")
 ]
+CudaGraphs: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--cuda-graphs", help="Capture training steps as CUDA graphs: adcgan on CUDA devices alone."
+    ),
+]
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Stop with exit code 2 if any image cannot be read.")
 ]

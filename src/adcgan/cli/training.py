@@ -31,6 +31,7 @@ def train(
     resume: bool,
     checkpoint_every: int = 500,
     trackers: Sequence[str] = (),
+    cuda_graphs: bool = False,
 ) -> dict[str, Any]:
     """Train in `folder`, saying what is planned, and return the result in figures.
 
@@ -55,6 +56,7 @@ def train(
             resume=resume,
             checkpoint_every=checkpoint_every,
             trackers=trackers,
+            cuda_graphs=cuda_graphs,
         )
         seconds = time.perf_counter() - start
         say(f"model      {folder} (threshold {detector.threshold_:.4g})")

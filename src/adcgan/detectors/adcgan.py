@@ -126,6 +126,7 @@ class ADCGAN(Detector):
     True
     """
 
+    _capturable: ClassVar[bool] = True
     rules: ClassVar[dict[str, Rule]] = {
         "latent_dim": maybe(whole(1)),
         "width": real(0, 4, above=True),

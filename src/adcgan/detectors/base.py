@@ -92,6 +92,8 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
     """
 
     rules: ClassVar[dict[str, Rule]] = {}
+    # Whether a training step can be captured: reads nothing back, decides nothing on the way.
+    _capturable: ClassVar[bool] = False
 
     # Every constructor has these parameters.
     image_size: int | None
@@ -190,6 +192,7 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
         checkpoint_every: int = 500,
         trackers: Sequence[str] = (),
         progress: Progress | None = None,
+        cuda_graphs: bool = False,
     ) -> Self:
         """Learn from normal images.
 
@@ -210,6 +213,10 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
             into it (`adcgan.training.trackers`).
         progress : Progress, optional
             Where progress is reported; a bar when standard error is a terminal.
+        cuda_graphs : bool
+            Capture a training step as a CUDA graph and replay it, which spares the device the
+            wait for Python. AD-CGAN's steps alone, on one CUDA device, in one process. The same
+            computation, so that a run may be resumed with another value.
 
         Returns
         -------
@@ -229,6 +236,8 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
         images = self._load(X, cache=True)
         self._check_enough(images)
         accelerator = self._accelerator(folder, trackers)
+        if cuda_graphs:
+            self.check_cuda_graphs(accelerator.num_processes)
         log = RunLog(folder)
         if accelerator.is_main_process:
             log.start(self._settings(images), images.source, accelerator.device)
@@ -243,6 +252,7 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
             progress=progress or (terminal_progress() if accelerator.is_main_process else silent),
             resume=resume,
             checkpoint_every=checkpoint_every,
+            cuda_graphs=cuda_graphs,
             folder=folder,
         )
         split = split_held_out(len(images), self.validation_fraction, self.random_state)
@@ -265,6 +275,21 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
     def check_parameters(self) -> None:
         """Raise `InputError` for the first constructor parameter that is not as documented."""
         check(type(self).__name__, self.get_params(), COMMON_RULES | self.rules)
+
+    def check_cuda_graphs(self, processes: int = 1) -> None:
+        """Raise `InputError` if ``fit`` cannot use CUDA graphs, here in so many processes."""
+        refused = "The 'cuda_graphs' parameter must be False"
+        if not self._capturable:
+            raise InputError(f"{refused} for {type(self).__name__}; only ADCGAN can be captured.")
+        device = resolve_device(self.device)
+        if device.type != "cuda":
+            raise InputError(
+                f"{refused} where training is not on a CUDA device. Got True on {str(device)!r}."
+            )
+        if processes > 1:
+            raise InputError(
+                f"{refused} in training by several processes. Got True in {processes}."
+            )
 
     def _check_enough(self, images: ImageSet) -> None:
         if len(images) < MINIMUM_IMAGES:

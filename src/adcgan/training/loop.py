@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from adcgan.data.prepare import DeviceImages, Split, epoch_order
 from adcgan.progress import Progress
 from adcgan.training.checkpoint import FILE_NAME, all_finite, load_checkpoint, save_checkpoint
 from adcgan.training.device import denormals_flushed
+from adcgan.training.graphs import GraphedSteps, Step
 from adcgan.training.health import Check, HealthWatch
 from adcgan.training.memory import memory_kept
 from adcgan.training.optimizers import Optimizers
@@ -31,15 +32,17 @@ LOG_EVERY = 50
 PROBE_IMAGES = 128
 STATISTICS_IMAGES, STATISTICS_BATCH = 4096, 128
 
-# A step takes images (B, C, H, W) in [0, 1] and the step's own random numbers, and updates weights.
-Step = Callable[[Tensor, torch.Generator], None]
 # A probe takes held-out images and random numbers, and returns figures as 0-d tensors.
 Probe = Callable[[Tensor, torch.Generator], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps` repetitions of `step`."""
+    """`steps` repetitions of `step`.
+
+    A step takes images (B, C, H, W) in [0, 1] and the step's own random numbers, and updates
+    weights.
+    """
 
     name: str
     steps: int
@@ -83,7 +86,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Session:
-    """The circumstances of one call of ``fit``: where it writes, how it reports, its seed."""
+    """The circumstances of one call of ``fit``: where it writes, how it reports, its seed.
+
+    With `cuda_graphs` steps are captured (`adcgan.training.graphs`), on a CUDA device alone.
+    """
 
     accelerator: Accelerator
     log: RunLog
@@ -91,6 +97,7 @@ class Session:
     progress: Progress
     resume: bool = False
     checkpoint_every: int = 500
+    cuda_graphs: bool = False
     folder: Path | None = field(default=None)
 
     @property
@@ -128,7 +135,13 @@ def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Sess
     session.progress.start("Training", total)
     session.progress.advance(start)
     try:
-        with denormals_flushed(), memory_kept(), torch.random.fork_rng(), _training_mode(networks):
+        with (
+            denormals_flushed(),
+            memory_kept(),
+            torch.random.fork_rng(),
+            _training_mode(networks),
+            loop.stream(),
+        ):
             for step, phase in _steps_of(recipe.phases):
                 if step >= start:
                     loop.run_step(step, phase, last=step == total - 1)
@@ -181,6 +194,11 @@ class _Loop:
         self.probe_index = torch.from_numpy(split.held_out[:PROBE_IMAGES])
         self.watch = HealthWatch(recipe.checks)
         self.rng = torch.Generator(device=device)
+        self.graphs = (
+            GraphedSteps(recipe.optimizers, self.rng, self.accelerator.autocast)
+            if session.cuda_graphs
+            else None
+        )
         self.order = torch.empty(0)
         self.epoch = -1
         self.sums: dict[str, tuple[Tensor | float, int]] = {}
@@ -194,6 +212,10 @@ class _Loop:
         self.session.log.rewind(start)
         return start
 
+    def stream(self) -> AbstractContextManager[None]:
+        """Return the context that all steps are in."""
+        return nullcontext() if self.graphs is None else self.graphs.stream()
+
     def run_step(self, step: int, phase: Phase, *, last: bool) -> None:
         """Take one step, and log and save where it is due."""
         process = self.accelerator.process_index
@@ -201,8 +223,7 @@ class _Loop:
         torch.manual_seed(seed)  # dropout
         self.rng.manual_seed(seed)
         self.recipe.optimizers.step = step
-        with self.accelerator.autocast():
-            phase.step(self._batch(step), self.rng)
+        self._take(phase.step, self._batch(step))
         self._accumulate()
         due = last or (step + 1) % LOG_EVERY == 0
         # Reading a flag makes the host wait for an accelerator, so there it is read now and then.
@@ -213,6 +234,14 @@ class _Loop:
             self._log(step, phase)
         if last or (step + 1) % self.session.checkpoint_every == 0:
             self._save(step + 1)
+
+    def _take(self, step: Step, batch: Tensor) -> None:
+        """Update the weights once."""
+        if self.graphs is not None:
+            self.graphs.take(step, batch)
+            return
+        with self.accelerator.autocast():
+            step(batch, self.rng)
 
     def _batch(self, step: int) -> Tensor:
         """Return the images of `step` that this process takes."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,10 +54,38 @@ class Optimizers:
             name: torch.optim.Adam(values, lr=learning_rates[name], betas=betas, fused=True)
             for name, values in self._lying.items()
         }
-        self.step = 0
+        self._step = 0
+        # On the device too, where a captured step finds the number it is replayed for.
+        self._step_there = torch.zeros((), device=accelerator.device)
         self.losses: dict[str, Tensor] = {}
         self._frozen = torch.zeros((), device=accelerator.device)
         self._first_bad: dict[str, Tensor] = {}
+
+    @property
+    def step(self) -> int:
+        """The number of the step under way, which the loop sets."""
+        return self._step
+
+    @step.setter
+    def step(self, number: int) -> None:
+        self._step = number
+        self._step_there.fill_(number)
+
+    @contextmanager
+    def capturable(self) -> Iterator[None]:
+        """Let updates in the block be captured in a CUDA graph.
+
+        All that fused Adam reads and writes lies on the device at any time, but torch wants to be
+        told, and warns of what is told so and not captured.
+        """
+        groups = [group for optimizer in self.named.values() for group in optimizer.param_groups]
+        for group in groups:
+            group["capturable"] = True
+        try:
+            yield
+        finally:
+            for group in groups:
+                group["capturable"] = False
 
     def update(self, name: str, losses: Mapping[str, Tensor]) -> None:
         """Take one step of optimizer `name` on the sum of the 0-d tensors `losses`.
@@ -85,8 +114,10 @@ class Optimizers:
         """Record `loss`, and freeze the weights from here on if it is not finite."""
         self.losses[key] = loss
         bad = (~torch.isfinite(loss)).float()
-        first = self._first_bad.setdefault(key, torch.full_like(self._frozen, -1))
-        first.copy_(torch.where((first < 0) & (bad > 0), float(self.step), first))
+        if key not in self._first_bad:
+            self._first_bad[key] = torch.full_like(self._frozen, -1)
+        first = self._first_bad[key]
+        first.copy_(torch.where((first < 0) & (bad > 0), self._step_there, first))
         if self.accelerator.num_processes > 1:
             bad = self.accelerator.reduce(bad, "sum").clamp(max=1)
         torch.maximum(self._frozen, bad, out=self._frozen)

@@ -1,0 +1,125 @@
+"""Training steps as CUDA graphs: captured once for each phase, then replayed for every batch.
+
+A replay starts all kernels of a step at once, where Python starts them one by one. It reads the
+batch from a buffer that stays where it is, and the seeds of its random numbers from the generators
+as they are at that moment, so a step draws what it would draw outside a graph.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor
+
+from adcgan.training.optimizers import Optimizers
+
+# Steps of a phase before its capture. They are real steps; the first ones also create what must be
+# there before a capture: Adam's moments, the libraries' handles and their choice of kernels.
+WARM_UP_STEPS = 3
+
+Step = Callable[[Tensor, torch.Generator], None]
+
+
+class CudaRecorder:
+    """The stream that steps are taken and captured on, and the capture.
+
+    Parameters
+    ----------
+    device : torch.device
+        A CUDA device.
+    rng : torch.Generator
+        The generator on `device` that steps draw from, beside torch's own.
+    """
+
+    def __init__(self, device: torch.device, rng: torch.Generator) -> None:
+        self.device, self.rng = device, rng
+        # Autograd remembers the stream that a weight was first used on, so the steps before a
+        # capture are taken on the stream of the capture, and that cannot be the default one.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Do everything in the block on the capture's stream, after what is under way outside."""
+        with torch.cuda.device(self.device):
+            outside = torch.cuda.current_stream()
+            self._stream.wait_stream(outside)
+            try:
+                with torch.cuda.stream(self._stream):
+                    yield
+            finally:
+                outside.wait_stream(self._stream)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture what `work` asks of the device, without doing it; return what replays it."""
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.rng)
+        # What Python would happen to clean up during the capture could break it.
+        gc.collect()
+        with torch.cuda.graph(graph, stream=self._stream):
+            work()
+        return graph.replay
+
+
+class GraphedSteps:
+    """Takes the steps of a run: the first of each phase one by one, the others as replays.
+
+    Parameters
+    ----------
+    optimizers : Optimizers
+        Whose losses every step leaves behind, those of a replay too. They are tensors that the
+        next replay overwrites.
+    rng : torch.Generator
+        Given to every step; seeded by the caller before each.
+    autocast : callable
+        Returns the context of precision that a step is computed in. It is entered inside the
+        capture, so that weights are cast anew in every replay.
+    """
+
+    def __init__(
+        self,
+        optimizers: Optimizers,
+        rng: torch.Generator,
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self._optimizers, self._rng, self._autocast = optimizers, rng, autocast
+        self._recorder = CudaRecorder(optimizers.accelerator.device, rng)
+        self._step: Step | None = None
+        self._taken = 0
+        self._images = torch.empty(0)
+        self._losses: dict[str, Tensor] = {}
+        self._replay: Callable[[], None] | None = None
+
+    def stream(self) -> AbstractContextManager[None]:
+        """Return the context that all steps and all that reads their results must be in."""
+        return self._recorder.stream()
+
+    def take(self, step: Step, batch: Tensor) -> None:
+        """Take `step` on the images `batch` (B, C, H, W), of one shape as long as `step` is one.
+
+        With another `step` than before a phase begins, and the last one's capture is let go.
+        """
+        if step is not self._step:
+            self._step, self._taken, self._replay, self._losses = step, 0, None, {}
+        self._taken += 1
+        if self._taken <= WARM_UP_STEPS:
+            self._run(step, batch)
+            return
+        if self._replay is None:
+            self._images = batch.clone()
+            self._replay = self._recorder.record(lambda: self._run_capturable(step))
+            self._losses = self._optimizers.losses
+        else:
+            self._images.copy_(batch)
+        self._replay()
+        self._optimizers.losses = dict(self._losses)
+
+    def _run(self, step: Step, images: Tensor) -> None:
+        with self._autocast():
+            step(images, self._rng)
+
+    def _run_capturable(self, step: Step) -> None:
+        with self._optimizers.capturable():
+            self._run(step, self._images)

@@ -1,0 +1,343 @@
+"""Captured steps. Without a GPU a stand-in for CUDA graphs shows that they are fit for capture.
+
+The stand-in has a graph's rules: what is captured is not done; a replay repeats the device's part
+alone, at the same addresses, without a line of Python; nothing may be read back meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from typer.testing import CliRunner
+
+from adcgan import ADCGAN, DivergedError, InputError
+from adcgan.cli import app
+from adcgan.detectors import DETECTORS
+from adcgan.detectors import adcgan as module
+from adcgan.networks import layers, products
+from adcgan.progress import Progress, silent
+from adcgan.training import graphs
+from adcgan.training.optimizers import Optimizers
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+# 200 images are 5 steps an epoch: 5 of the warm-up, 10 joint ones.
+QUICK: dict[str, Any] = {
+    "width": 0.06,
+    "warmup_epochs": 1,
+    "epochs": 2,
+    "min_steps": 0,
+    "fpr": 0.5,
+    "device": "cpu",
+}
+STEPS, CAPTURES = 15, 2
+READING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+State = dict[str, Tensor]
+
+
+def blobs(n: int = 200, size: int = 16) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(4, 12, (n, 2, 1, 1))
+    y, x = np.mgrid[:size, :size]
+    distance = (y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2
+    return np.uint8(255 * np.exp(-distance / 8))
+
+
+def storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class Recording(TorchDispatchMode):
+    """Notes every operation below autograd; undoes them all at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable[..., Any], Any, Any, list[Any]]] = []
+        self.before: dict[int, tuple[Tensor, Any]] = {}
+        self.made: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in READING:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        for given in tree_leaves((args, kwargs)):
+            if isinstance(given, Tensor) and storage(given) not in self.made | self.before.keys():
+                self.before[storage(given)] = (given, given.untyped_storage().clone())
+        result = func(*args, **kwargs)
+        outputs = [out for out in tree_leaves(result) if isinstance(out, Tensor)]
+        self.made |= {storage(out) for out in outputs} - self.before.keys()
+        self.calls.append((func, args, kwargs, outputs))
+        return result
+
+    def undo(self) -> None:
+        for tensor, content in self.before.values():
+            tensor.untyped_storage().copy_(content)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, outputs in self.calls:
+            again = [out for out in tree_leaves(func(*args, **kwargs)) if isinstance(out, Tensor)]
+            for out, new in zip(outputs, again, strict=True):
+                if storage(out) != storage(new):
+                    # Torch drops dimensions of some results in place, once they are made.
+                    out.view(new.shape).copy_(new)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Let CPUs take the place of CUDA devices; count the captures and the replays."""
+    counted = SimpleNamespace(captures=0, replays=0, streams=[], capturing=False)
+    update = Optimizers.update
+
+    def checked_update(self: Optimizers, name: str, losses: State) -> None:
+        # Torch raises where a capture is not told of, and warns of one that is not made.
+        assert self.named[name].param_groups[0]["capturable"] == counted.capturing
+        update(self, name, losses)
+
+    class Recorder:
+        def __init__(self, _: torch.device, rng: torch.Generator) -> None:
+            self.rng = rng
+
+        @contextmanager
+        def stream(self) -> Iterator[None]:
+            counted.streams.append("in")
+            try:
+                yield
+            finally:
+                counted.streams.append("out")
+
+        def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            counted.captures += 1
+            seeds = torch.get_rng_state(), self.rng.get_state()
+            counted.capturing = True
+            with Recording() as recording:
+                work()
+            counted.capturing = False
+            recording.undo()
+            torch.set_rng_state(seeds[0])
+            self.rng.set_state(seeds[1])
+
+            def replay() -> None:
+                counted.replays += 1
+                recording.replay()
+
+            return replay
+
+    monkeypatch.setattr(graphs, "CudaRecorder", Recorder)
+    monkeypatch.setattr(Optimizers, "update", checked_update)
+    monkeypatch.setattr(ADCGAN, "check_cuda_graphs", lambda *_: None)
+    # What the layers do on CUDA devices.
+    monkeypatch.setattr(layers.PReLU, "forward", nn.PReLU.forward)
+    monkeypatch.setattr(layers.Dropout, "forward", nn.Dropout.forward)
+    monkeypatch.setattr(products, "_ONEDNN", False)
+    return counted
+
+
+def weights(detector: ADCGAN) -> State:
+    return dict(detector.networks_.state_dict())
+
+
+def figures(detector: ADCGAN) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in detector.history_]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"critic_steps": 2, "latent": "none"}, {"precision": "bf16", "negatives": "all"}],
+    ids=["default", "two critic steps, no D_z", "bf16"],
+)
+def test_replayed_steps_do_what_the_steps_do(
+    stand_in: SimpleNamespace, settings: dict[str, Any]
+) -> None:
+    plain = ADCGAN(**QUICK, **settings).fit(blobs())
+    assert stand_in.captures == 0
+    graphed = ADCGAN(**QUICK, **settings).fit(blobs(), cuda_graphs=True)
+    assert stand_in.captures == CAPTURES
+    assert stand_in.replays == STEPS - CAPTURES * graphs.WARM_UP_STEPS
+    assert stand_in.streams == ["in", "out"]
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(weights(graphed)[key], value, rtol=0, atol=0, msg=key)
+    assert figures(graphed) == figures(plain)
+
+
+class StopAfter(Progress):
+    """Does something once `steps` steps are done."""
+
+    def __init__(self, steps: int, what: Callable[[], None]) -> None:
+        self.left, self.what = steps, what
+
+    def start(self, description: str, total: int) -> None: ...
+
+    def advance(self, steps: int = 1, **_: Any) -> None:
+        self.left -= steps
+        if self.left == 0:
+            self.what()
+
+    def finish(self) -> None: ...
+
+
+def test_a_run_that_is_resumed_captures_again_and_ends_the_same(
+    stand_in: SimpleNamespace, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    whole = ADCGAN(**QUICK).fit(blobs())
+    options: dict[str, Any] = {"run_dir": tmp_path, "checkpoint_every": 4, "cuda_graphs": True}
+    with pytest.raises(KeyboardInterrupt):
+        ADCGAN(**QUICK).fit(blobs(), progress=StopAfter(10, stop), **options)
+    assert stand_in.streams == ["in", "out"]
+    resumed = ADCGAN(**QUICK).fit(blobs(), resume=True, **options)
+    # Both phases before the stop at step 10, and from the checkpoint at step 8 on the joint one.
+    assert stand_in.captures == 3
+    for key, value in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[key], value, rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_loss_that_is_not_finite_is_named_with_the_step_of_its_replay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real_loss, factor = module.reconstruction_loss, torch.ones(())
+    monkeypatch.setattr(module, "reconstruction_loss", lambda *x: real_loss(*x) * factor)
+    poisoned = StopAfter(12, lambda: factor.fill_(float("nan")) and None)
+    detector = ADCGAN(**QUICK)
+    with pytest.raises(DivergedError, match=r"'autoencoder/reconstruction' .* at step 12"):
+        detector.fit(blobs(), cuda_graphs=True, progress=poisoned)
+    assert all(torch.isfinite(value).all() for value in weights(detector).values())
+
+
+def test_the_stand_in_refuses_what_a_capture_does() -> None:
+    with pytest.raises(RuntimeError, match="capturing"), Recording():
+        torch.ones(3).sum().item()
+
+
+# -- where there is nothing to capture -----------------------------------------------------------
+
+
+def test_graphs_are_refused_without_a_cuda_device(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'cuda_graphs' parameter must be False .* on 'cpu'"):
+        ADCGAN(**QUICK).fit(blobs(), run_dir=tmp_path / "run", cuda_graphs=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS.keys() - {"adcgan"}))
+def test_graphs_are_refused_for_detectors_whose_steps_are_not_known_to_be_fit(name: str) -> None:
+    kind = DETECTORS[name]
+    if kind._capturable:
+        assert issubclass(kind, ADCGAN)
+        return
+    with pytest.raises(InputError, match=f"must be False for {kind.__name__}"):
+        kind(device="cpu").check_cuda_graphs()
+
+
+def test_graphs_are_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adcgan.detectors import base
+
+    monkeypatch.setattr(base, "resolve_device", lambda _: torch.device("cuda"))
+    ADCGAN().check_cuda_graphs(1)
+    with pytest.raises(InputError, match=r"several processes\. Got True in 2"):
+        ADCGAN().check_cuda_graphs(2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fit", "digits", "--normal", "0", "--device", "cpu"],
+        ["benchmark", "--dataset", "digits", "--device", "cpu"],
+    ],
+    ids=["fit", "benchmark"],
+)
+def test_commands_refuse_graphs_on_a_cpu_and_leave_nothing(
+    command: list[str], tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "R"), "--cuda-graphs"])
+    assert result.exit_code == 2
+    assert "cuda_graphs" in result.stderr
+    assert not (tmp_path / "R").exists()
+
+
+# -- on a CUDA device ----------------------------------------------------------------------------
+
+
+@needs_cuda
+def test_captured_steps_give_the_losses_of_the_steps_on_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("adcgan.training.loop.LOG_EVERY", 1)
+    # 60 joint steps: 3 before the capture and more than 50 replays. Within the drift that
+    # `tests/training/test_parity.py` allows of rounding in so many steps.
+    settings = {**QUICK, "device": "cuda", "warmup_epochs": 0, "epochs": 12}
+    settings |= {"width": 0.25, "precision": "float32", "dropout": 0.0}
+    plain, graphed = (
+        ADCGAN(**settings).fit(blobs(), cuda_graphs=captured, progress=silent)
+        for captured in (False, True)
+    )
+    for before, after in zip(figures(plain)[:50], figures(graphed)[:50], strict=True):
+        for key, value in before.items():
+            if "/" in key:
+                assert after[key] == pytest.approx(value, rel=0.15, abs=0.15), (key, before["step"])
+    # The third step after the capture has had no time to drift.
+    for key, value in figures(plain)[5].items():
+        if "/" in key:
+            assert figures(graphed)[5][key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
+
+
+@needs_cuda
+def test_a_replay_draws_new_numbers_from_the_seed_of_its_step() -> None:
+    device = torch.device("cuda")
+    rng = torch.Generator(device=device)
+    recorder = graphs.CudaRecorder(device, rng)
+    with recorder.stream():
+        x = torch.ones(1000, device=device)
+        drawn = torch.empty(2, 1000, device=device)
+
+        def work() -> None:
+            drawn[0].copy_(nn.functional.dropout(x, 0.5))
+            drawn[1].copy_(torch.rand(1000, device=device, generator=rng))
+
+        work()
+        replay, seen = recorder.record(work), []
+        for seed in (1, 2, 1):
+            torch.manual_seed(seed)
+            rng.manual_seed(seed)
+            replay()
+            seen.append(drawn.clone())
+        torch.manual_seed(1)
+        rng.manual_seed(1)
+        work()
+    torch.testing.assert_close(seen[0], seen[2], rtol=0, atol=0)
+    torch.testing.assert_close(seen[0], drawn, rtol=0, atol=0)
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert not torch.equal(seen[0][1], seen[1][1])
+
+
+@needs_cuda
+def test_a_replay_does_not_make_the_host_wait() -> None:
+    detector = ADCGAN(**{**QUICK, "device": "cuda"})
+    accelerator = detector._accelerator(None, ())
+    networks = detector._make_networks((1, 28, 28), 0.25).cuda().train()
+    recipe = detector._recipe(networks, 1000, accelerator)
+    rng = torch.Generator(device="cuda")
+    x = torch.rand(32, 1, 28, 28, device="cuda")
+    steps = graphs.GraphedSteps(recipe.optimizers, rng, accelerator.autocast)
+    with steps.stream():
+        for _ in range(graphs.WARM_UP_STEPS + 1):
+            steps.take(recipe.phases[1].step, x)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            steps.take(recipe.phases[1].step, x)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert {key for key in recipe.optimizers.losses if key.startswith("critic/")}
