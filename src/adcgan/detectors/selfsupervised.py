@@ -1,0 +1,407 @@
+"""AD-CGAN with a critic that also learns by itself what a normal image looks like.
+
+The contrastive GAN and the shared-weight autoencoder are those of `adcgan.detectors.adcgan`. The
+critic recognises, in addition, which transformation was applied to a training image, as in
+self-supervised GANs (Chen et al., "Self-Supervised GANs via Auxiliary Rotation Loss", 2019), and
+the score asks how well it does so (Golan and El-Yaniv, "Deep Anomaly Detection Using Geometric
+Transformations", 2018) and how far the image's features lie from those of the training images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from adcgan.data.prepare import Split
+from adcgan.detectors.base import Components, Detector, Shape
+from adcgan.detectors.density import (
+    gaussian_whitening,
+    mahalanobis_distance,
+    neighbour_distance,
+)
+from adcgan.detectors.heatmaps import residual_map
+from adcgan.detectors.parameters import Rule, maybe, one_of, real, whole
+from adcgan.losses import (
+    contrastive_loss,
+    reconstruction_loss,
+    relativistic_critic_loss,
+    relativistic_generator_loss,
+    transformation_loss,
+)
+from adcgan.networks import Encoder, Generator, SelfSupervisedCritic, default_latent_dim
+from adcgan.networks.transformations import ANSWERS, SCORED, TURNS, Transformation
+from adcgan.scoring import (
+    location_and_scale,
+    residual_loss,
+    standardise,
+)
+from adcgan.training import (
+    COLLAPSE,
+    STALLED_AUTOENCODER,
+    Optimizers,
+    Phase,
+    Recipe,
+    Session,
+    diversity_figures,
+    reconstruction_figures,
+)
+from adcgan.training.device import PRECISIONS
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+WEIGHED = ("recognition", "neighbours", "typicality")
+COMPONENTS = (*WEIGHED, "residual")
+_COUNTS = tuple(ANSWERS.values())
+# Images of a step that are transformed alike.
+ALIKE = 16
+# Training images whose features describe what is normal.
+MOST_REFERENCES = 4096
+
+
+class SelfSupervisedADCGAN(Detector):
+    """AD-CGAN whose critic also tells transformations apart and whose features are compared.
+
+    Parameters
+    ----------
+    image_size : int or None
+        Side in pixels, 16 to 256; None takes 64 for folders and the arrays' own size.
+    resize : {"squash", "crop", "pad"}
+        How photographs become square.
+    latent_dim : int or None
+        Size z of the latent; None is 100, and 200 from 64 px on.
+    width : float
+        Scale of every hidden width; 1 is the paper's.
+    batch_size : int
+        Images a step that are transformed.
+    gan_batch_size : int
+        How many of them the GAN and the autoencoder see, as they are.
+    warmup_steps, steps : int
+        Steps of the autoencoder alone, then of all networks together.
+    lr, lr_gan : float
+        Adam's learning rate for critic and autoencoder, and for the generator.
+    transformation : float
+        Weight of the critic's cross-entropy on transformations.
+    adversarial : float
+        Weight of the critic's adversarial loss (Eq. 6); 0 leaves the GAN out, and G is then the
+        autoencoder's decoder alone.
+    alpha, beta : float
+        Weights of the contrastive loss for the generator and the critic (Eq. 2).
+    dropout : float
+        Dropout in the critic.
+    n_neighbors : int
+        Training images whose features an image is compared with.
+    validation_fraction : float
+        Share of the images held out for monitoring, scaling and calibration.
+    fpr : float
+        False-positive budget of the threshold.
+    contamination : float or None
+        If given, PyOD's rule sets the threshold instead: this share of the images given to ``fit``
+        is called anomalous.
+    precision : {"auto", "float32", "bf16"}
+        Of training; scores are float32 always.
+    device : str
+        "auto", "cpu", "cuda", …
+    random_state : int
+        Seed of everything random.
+
+    Notes
+    -----
+    The components of the score, each the mean over transformations t:
+
+    - "recognition": −log p(t | t(x)), the critic's cross-entropy;
+    - "neighbours": mean cosine distance of E_ψ(t(x)) from the nearest training images';
+    - "typicality": Mahalanobis distance of E_ψ(t(x)) from the training images';
+    - "residual": L_GR = mean |x − G(E(x))|, which has no weight in the score.
+
+    Each is put on the scale of held-out normal images before the first three are averaged.
+    """
+
+    rules: ClassVar[dict[str, Rule]] = {
+        "latent_dim": maybe(whole(1)),
+        "width": real(0, 4, above=True),
+        "batch_size": whole(2),
+        "gan_batch_size": whole(2),
+        "warmup_steps": whole(0),
+        "steps": whole(1),
+        "lr": real(0, above=True),
+        "lr_gan": real(0, above=True),
+        "adversarial": real(0),
+        "alpha": real(0),
+        "beta": real(0),
+        "transformation": real(0),
+        "dropout": real(0, 1, below=True),
+        "n_neighbors": whole(1),
+        "precision": one_of(*PRECISIONS),
+    }
+
+    def __init__(
+        self,
+        *,
+        image_size: int | None = None,
+        resize: str = "squash",
+        latent_dim: int | None = None,
+        width: float = 0.5,
+        batch_size: int = 128,
+        gan_batch_size: int = 32,
+        warmup_steps: int = 100,
+        steps: int = 600,
+        lr: float = 1e-3,
+        lr_gan: float = 3e-4,
+        adversarial: float = 1.0,
+        alpha: float = 0.3,
+        beta: float = 0.3,
+        transformation: float = 1.0,
+        dropout: float = 0.2,
+        n_neighbors: int = 5,
+        validation_fraction: float = 0.1,
+        fpr: float = 0.01,
+        contamination: float | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        self.image_size = image_size
+        self.resize = resize
+        self.latent_dim = latent_dim
+        self.width = width
+        self.batch_size = batch_size
+        self.gan_batch_size = gan_batch_size
+        self.warmup_steps = warmup_steps
+        self.steps = steps
+        self.lr = lr
+        self.lr_gan = lr_gan
+        self.adversarial = adversarial
+        self.alpha = alpha
+        self.beta = beta
+        self.transformation = transformation
+        self.dropout = dropout
+        self.n_neighbors = n_neighbors
+        self.validation_fraction = validation_fraction
+        self.fpr = fpr
+        self.contamination = contamination
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+
+    # -- networks ------------------------------------------------------------------------------
+
+    def _latent_dim(self, shape: Shape) -> int:
+        return self.latent_dim or default_latent_dim(shape[1])
+
+    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
+        """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
+        channels, size, _ = shape
+        z = self._latent_dim(shape)
+        networks = {
+            "encoder": Encoder(channels, size, z, width=width, dropout=0.0),
+            "generator": Generator(channels, size, z, width=width),
+            "critic": SelfSupervisedCritic(channels, size, width=width, dropout=self.dropout),
+        }
+        modules = nn.ModuleDict(networks)
+        return modules.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+    # -- training ------------------------------------------------------------------------------
+
+    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:  # noqa: ARG002
+        parameters = {name: list(networks[name].parameters()) for name in ("critic", "generator")}
+        parameters["autoencoder"] = [
+            *networks["encoder"].parameters(),
+            *networks["generator"].parameters(),
+        ]
+        rates = {"critic": self.lr, "generator": self.lr_gan, "autoencoder": self.lr}
+        optimizers = Optimizers(parameters, rates, accelerator=accelerator)
+        steps = _Steps(self, networks, optimizers)
+        return Recipe(
+            networks=networks,
+            optimizers=optimizers,
+            phases=(
+                Phase("warm-up", self.warmup_steps, steps.warm_up),
+                Phase("joint", self.steps, steps.joint),
+            ),
+            batch_size=self.batch_size,
+            probe=steps.probe,
+            checks=(COLLAPSE, STALLED_AUTOENCODER) if self.adversarial else (STALLED_AUTOENCODER,),
+            scoring_pass=steps.scoring_pass,
+        )
+
+    def _learn(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
+        super()._learn(images, split, session)
+        self._describe(images[split.train])
+
+    def _describe(self, images: NDArray[np.uint8]) -> None:
+        """Keep what the critic sees in training images (n, C, H, W)."""
+        some = images[:: max(1, -(-len(images) // MOST_REFERENCES))]
+        with torch.no_grad():
+            seen = [
+                torch.stack([self._critic.global_features_of(t(x)) for t in TURNS])
+                for x in self._batches(some)
+            ]
+        features = torch.cat(seen, 1)
+        self.reference_ = F.normalize(features, dim=2)
+        fitted = [gaussian_whitening(part.cpu().numpy()) for part in features]
+        self.mean_ = torch.stack([mean for mean, _ in fitted]).to(features.device)
+        self.whitening_ = torch.stack([matrix for _, matrix in fitted]).to(features.device)
+
+    # -- score ---------------------------------------------------------------------------------
+
+    @property
+    def _critic(self) -> SelfSupervisedCritic:
+        return cast(SelfSupervisedCritic, self.networks_["critic"])
+
+    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
+        critic = self._critic
+        parts: dict[str, list[Tensor]] = {name: [] for name in WEIGHED}
+        for t in SCORED:
+            features = critic.global_features_of(t(x))
+            truth = torch.tensor([t], device=x.device).expand(x.shape[0], -1)
+            loss = transformation_loss(critic.answers(features), truth, _COUNTS)
+            parts["recognition"].append(loss)
+            if t in TURNS:
+                reference = self.reference_[t.turns]
+                k = min(self.n_neighbors, len(reference))
+                parts["neighbours"].append(neighbour_distance(features, reference, k))
+                normal = self.mean_[t.turns], self.whitening_[t.turns]
+                parts["typicality"].append(mahalanobis_distance(features, *normal))
+        components = {name: torch.stack(values).mean(0) for name, values in parts.items()}
+        return {**components, "residual": residual_loss(x, self._reconstruct_batch(x), "mean")}
+
+    def _fit_components(self, components: Components) -> None:
+        self.component_location_, self.component_scale_ = location_and_scale(components)
+
+    def _combine(self, components: Components) -> NDArray[np.float64]:
+        scaled = standardise(components, self.component_location_, self.component_scale_)
+        score: NDArray[np.float64] = np.mean([scaled[name] for name in WEIGHED], axis=0)
+        return score
+
+    def _reconstruct_batch(self, x: Tensor) -> Tensor:
+        x_hat: Tensor = self.networks_["generator"](self.networks_["encoder"](x))
+        return x_hat
+
+    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
+        z = torch.randn(n, self._latent_dim(self.image_shape_), generator=rng)
+        x: Tensor = generator(z.to(self._device()))
+        return x
+
+    def _map_batch(self, x: Tensor) -> Tensor:
+        return residual_map(x, self._reconstruct_batch(x))
+
+    # -- storage -------------------------------------------------------------------------------
+
+    def _extras(self) -> dict[str, Tensor]:
+        scale = [[self.component_location_[k], self.component_scale_[k]] for k in COMPONENTS]
+        return {
+            "component_scale": torch.tensor(scale, dtype=torch.float64),
+            "reference": self.reference_,
+            "mean": self.mean_,
+            "whitening": self.whitening_,
+        }
+
+    def _set_extras(self, extras: dict[str, Tensor]) -> None:
+        locations, scales = extras["component_scale"].T.tolist()
+        self.component_location_ = dict(zip(COMPONENTS, locations, strict=True))
+        self.component_scale_ = dict(zip(COMPONENTS, scales, strict=True))
+        for name in ("reference", "mean", "whitening"):
+            setattr(self, f"{name}_", extras[name].to(self._device()))
+
+
+class _Steps:
+    """One training step of each phase. A step's order: critic, generator, autoencoder."""
+
+    def __init__(
+        self, detector: SelfSupervisedADCGAN, networks: nn.ModuleDict, optimizers: Optimizers
+    ) -> None:
+        self.settings = detector
+        self.encoder, self.generator = networks["encoder"], networks["generator"]
+        self.critic = cast(SelfSupervisedCritic, networks["critic"])
+        self.latent_dim = detector._latent_dim
+        self.update = optimizers.update
+        self.has_gan = detector.adversarial > 0
+
+    def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        z = self.latent_dim((like.shape[1], like.shape[2], like.shape[3]))
+        return torch.randn(len(like), z, device=like.device, generator=rng)
+
+    def warm_up(self, x: Tensor, rng: torch.Generator) -> None:  # noqa: ARG002
+        """Train the autoencoder alone on L_AE."""
+        x = x[: self.settings.gan_batch_size]
+        x_hat = self.generator(self.encoder(x))
+        self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})
+
+    def joint(self, x: Tensor, rng: torch.Generator) -> None:
+        """Train every network once."""
+        few = x[: self.settings.gan_batch_size]
+        fake = self.generator(self._noise(few, rng)) if self.has_gan else None
+        self._critic_step(x, few, fake)
+        if fake is not None:
+            self._generator_step(few, fake)
+        x_hat = self.generator(self.encoder(few))
+        self.update("autoencoder", {"reconstruction": reconstruction_loss(few, x_hat)})
+
+    def _critic_step(self, x: Tensor, few: Tensor, fake: Tensor | None) -> None:
+        settings = self.settings
+        losses = {}
+        with parametrize.cached():
+            turned, truth = transformed(x)
+            local = self.critic.local_features(torch.cat([few, turned]))
+            global_ = self.critic.last_block(local).flatten(1)
+            n = len(few)
+            answers = self.critic.answers(global_[n:])
+            losses["transformation"] = (
+                settings.transformation * transformation_loss(answers, truth, _COUNTS).mean()
+            )
+            if settings.beta:
+                query = self.critic.project(global_[:n])
+                losses["contrastive"] = settings.beta * contrastive_loss(local[:n], query, "batch")
+            if fake is not None:
+                real = self.critic.logit(global_[:n]).squeeze(1)
+                judged = self.critic(fake.detach()).logit
+                loss = relativistic_critic_loss(real, judged)
+                losses["adversarial"] = settings.adversarial * loss
+        self.update("critic", losses)
+
+    def _generator_step(self, x: Tensor, fake: Tensor) -> None:
+        with parametrize.cached():
+            with torch.no_grad():
+                on_real = self.critic(x)
+            on_fake = self.critic(fake)
+            query = self.critic.project(on_fake.global_)
+        losses = {"adversarial": relativistic_generator_loss(on_real.logit, on_fake.logit)}
+        if self.settings.alpha:
+            losses["contrastive"] = self.settings.alpha * contrastive_loss(
+                on_fake.local, query, "batch"
+            )
+        self.update("generator", losses)
+
+    def scoring_pass(self, x: Tensor) -> None:
+        """Put images through E, G and the critic as the score does."""
+        x_hat = self.generator(self.encoder(x))
+        for seen in (*(t(x) for t in TURNS), x_hat):
+            self.critic(seen)
+
+    def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return figures on held-out images: reconstruction, and the generator's diversity."""
+        figures = reconstruction_figures(x, self.generator(self.encoder(x)))
+        if self.has_gan:
+            figures |= diversity_figures(x, self.generator(self._noise(x, rng)))
+        return figures
+
+
+def transformed(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Transform images (B, C, H, W) at random, each `ALIKE` of them alike.
+
+    Returns them and the answers (B, Q) to what was done.
+    """
+    parts, truth = [], []
+    for start in range(0, len(x), ALIKE):
+        part = x[start : start + ALIKE]
+        t = Transformation(*(int(torch.randint(n, ())) for n in ANSWERS.values()))
+        parts.append(t(part))
+        truth += [t] * len(part)
+    return torch.cat(parts), torch.tensor(truth).to(x.device, non_blocking=True)

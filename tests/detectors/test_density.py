@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+
+from adcgan.detectors.density import (
+    gaussian_whitening,
+    mahalanobis_distance,
+    neighbour_distance,
+)
+
+
+def features(n: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 6)) @ rng.normal(size=(6, 6)) + 3
+
+
+def test_the_mahalanobis_distance_is_scikit_learns() -> None:
+    train, judged = features(200), features(20, seed=1)
+    mean, whitening = gaussian_whitening(train)
+    found = mahalanobis_distance(torch.from_numpy(judged).float(), mean, whitening)
+    expected = np.sqrt(LedoitWolf().fit(train).mahalanobis(judged))
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_a_feature_that_never_varies_does_no_harm() -> None:
+    train = features(50)
+    train[:, 2] = 1.0
+    mean, whitening = gaussian_whitening(train)
+    distance = mahalanobis_distance(torch.from_numpy(train).float(), mean, whitening)
+    assert torch.isfinite(distance).all()
+
+
+def test_features_that_are_all_the_same_do_no_harm() -> None:
+    train = np.ones((10, 4))
+    mean, whitening = gaussian_whitening(train)
+    distance = mahalanobis_distance(torch.ones(2, 4), mean, whitening)
+    assert torch.isfinite(distance).all()
+
+
+def test_neighbours_are_scikit_learns_by_cosine() -> None:
+    train, judged = features(100), features(9, seed=1)
+    reference = torch.nn.functional.normalize(torch.from_numpy(train).float(), dim=1)
+    found = neighbour_distance(torch.from_numpy(judged).float(), reference, 5)
+    index = NearestNeighbors(n_neighbors=5, metric="cosine").fit(train)
+    expected = index.kneighbors(judged)[0].mean(1)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from adcgan import load, load_named
+from adcgan.benchmark.metrics import auroc
+from adcgan.detectors import SelfSupervisedADCGAN
+from adcgan.detectors.selfsupervised import ALIKE, COMPONENTS, WEIGHED, transformed
+from adcgan.networks.transformations import Transformation
+
+QUICK: dict[str, Any] = {"width": 0.125, "batch_size": 64, "fpr": 0.5, "device": "cpu"}
+
+
+def digits(label: int, split: str = "train") -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return digits (n, 16, 16, 1) of a split, and which of them are `label`."""
+    images = load_named("digits", split)
+    assert images.labels is not None
+    return images.images.transpose(0, 2, 3, 1), images.labels == label
+
+
+@pytest.fixture(scope="module")
+def fitted() -> SelfSupervisedADCGAN:
+    images, normal = digits(4)
+    return SelfSupervisedADCGAN(**QUICK, warmup_steps=5, steps=80).fit(images[normal])
+
+
+def test_other_digits_score_higher(fitted: SelfSupervisedADCGAN) -> None:
+    images, normal = digits(4, "test")
+    labels = (~normal).astype(np.int64)
+    assert auroc(labels, fitted.decision_function(images)) > 0.85
+    components = fitted.score_components(images)
+    assert tuple(components) == COMPONENTS
+    for name in WEIGHED:
+        assert auroc(labels, components[name]) > 0.7, name
+
+
+def test_the_score_is_the_mean_of_three_components_on_the_scale_of_held_out_images(
+    fitted: SelfSupervisedADCGAN,
+) -> None:
+    images = digits(4, "test")[0][:20]
+    components = fitted.score_components(images)
+    expected = sum(
+        (components[name] - fitted.component_location_[name]) / fitted.component_scale_[name]
+        for name in ("recognition", "neighbours", "typicality")
+    )
+    np.testing.assert_allclose(fitted.decision_function(images), np.asarray(expected) / 3)
+    # Held-out images score 0 on the average, whatever the components' units.
+    assert fitted.calibration_scores_.mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_what_scoring_compares_with_is_saved(fitted: SelfSupervisedADCGAN, tmp_path: Path) -> None:
+    images = digits(4, "test")[0][:20]
+    fitted.save(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(
+        loaded.decision_function(images), fitted.decision_function(images)
+    )
+
+
+def test_without_the_gan_nothing_of_it_is_trained() -> None:
+    images, normal = digits(4)
+    settings = {"adversarial": 0.0, "alpha": 0.0, "beta": 0.0}
+    detector = SelfSupervisedADCGAN(**QUICK, **settings, warmup_steps=1, steps=2)
+    detector.fit(images[normal][:60])
+    named = {name for row in detector.history_ for name in row if "/" in name}
+    assert named == {"critic/transformation", "autoencoder/reconstruction"}
+
+
+def test_a_transformation_and_its_answer_belong_together() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(5 * ALIKE - 3, 1, 16, 16)
+    changed, truth = transformed(x)
+    assert changed.shape == x.shape
+    for image, original, answer in zip(changed, x, truth.tolist(), strict=True):
+        assert torch.equal(image, Transformation(*answer)(original[None])[0])
+    assert len({tuple(answer) for answer in truth.tolist()}) > 1

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adcgan.networks import SelfSupervisedCritic
+from adcgan.networks.transformations import ANSWERS, SCORED, TURNS, Transformation
+
+
+def picture() -> torch.Tensor:
+    return torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16).float()
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_turns_are_those_of_rot90(turns: int) -> None:
+    x = picture()
+    assert torch.equal(Transformation(turns)(x), torch.rot90(x, turns, (2, 3)))
+
+
+def test_shifts_move_by_an_eighth_of_the_side_and_reflect_what_they_uncover() -> None:
+    x = picture()
+    right = Transformation(right=1)(x)
+    assert torch.equal(right[..., 2:], x[..., :-2])
+    assert torch.equal(right[..., :2], x[..., 1:3].flip(3))
+    left, down, up = (Transformation(right=2), Transformation(down=1), Transformation(down=2))
+    assert torch.equal(left(x)[..., :-2], x[..., 2:])
+    assert torch.equal(down(x)[..., 2:, :], x[..., :-2, :])
+    assert torch.equal(up(x)[..., :-2, :], x[..., 2:, :])
+
+
+def test_a_shift_comes_before_the_turn() -> None:
+    x = picture()
+    shifted = Transformation(right=1, down=2)(x)
+    assert torch.equal(Transformation(1, 1, 2)(x), torch.rot90(shifted, 1, (2, 3)))
+
+
+def test_the_score_takes_each_turn_with_at_most_one_shift() -> None:
+    assert len(set(SCORED)) == len(SCORED) == 4 * 5
+    assert set(TURNS) <= set(SCORED)
+    assert all(not (t.right and t.down) for t in SCORED)
+
+
+def test_the_critic_answers_every_question() -> None:
+    critic = SelfSupervisedCritic(1, 28, width=0.125).eval()
+    global_ = critic.global_features_of(torch.rand(3, 1, 28, 28))
+    assert global_.shape == (3, critic.global_features)
+    assert critic.answers(global_).shape == (3, sum(ANSWERS.values()))
