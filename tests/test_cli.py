@@ -350,6 +350,7 @@ def test_options_reach_the_detector_and_the_run(photos, tmp_path, monkeypatch):
         "resume": False,
         "checkpoint_every": 9,
         "trackers": ["tensorboard"],
+        "cuda_graphs": False,
     }
 
 
