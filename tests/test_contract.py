@@ -34,7 +34,6 @@ QUICK: dict[str, Any] = {
     "min_steps": 0,
     "steps_per_epoch": 5,
     "warmup_steps": 2,
-    "steps": 4,
     "search_steps": 2,
     "restarts": 2,
     "feature_size": 32,

@@ -43,8 +43,11 @@ def test_features_that_are_all_the_same_do_no_harm() -> None:
 
 def test_neighbours_are_scikit_learns_by_cosine() -> None:
     train, judged = features(100), features(9, seed=1)
-    reference = torch.nn.functional.normalize(torch.from_numpy(train).float(), dim=1)
-    found = neighbour_distance(torch.from_numpy(judged).float(), reference, 5)
+    directions = [
+        torch.nn.functional.normalize(torch.from_numpy(some).float(), dim=1)
+        for some in (judged, train)
+    ]
+    found = neighbour_distance(*directions, 5)
     index = NearestNeighbors(n_neighbors=5, metric="cosine").fit(train)
     expected = index.kneighbors(judged)[0].mean(1)
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)

@@ -27,7 +27,7 @@ def digits(label: int, split: str = "train") -> tuple[NDArray[np.uint8], NDArray
 @pytest.fixture(scope="module")
 def fitted() -> SelfSupervisedADCGAN:
     images, normal = digits(4)
-    return SelfSupervisedADCGAN(**QUICK, warmup_steps=5, steps=80).fit(images[normal])
+    return SelfSupervisedADCGAN(**QUICK, warmup_steps=5, epochs=1, min_steps=80).fit(images[normal])
 
 
 def test_other_digits_score_higher(fitted: SelfSupervisedADCGAN) -> None:
@@ -66,7 +66,7 @@ def test_what_scoring_compares_with_is_saved(fitted: SelfSupervisedADCGAN, tmp_p
 def test_without_the_gan_nothing_of_it_is_trained() -> None:
     images, normal = digits(4)
     settings = {"adversarial": 0.0, "alpha": 0.0, "beta": 0.0}
-    detector = SelfSupervisedADCGAN(**QUICK, **settings, warmup_steps=1, steps=2)
+    detector = SelfSupervisedADCGAN(**QUICK, **settings, warmup_steps=1, epochs=1, min_steps=2)
     detector.fit(images[normal][:60])
     named = {name for row in detector.history_ for name in row if "/" in name}
     assert named == {"critic/transformation", "autoencoder/reconstruction"}

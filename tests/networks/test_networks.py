@@ -64,7 +64,7 @@ def test_every_size_goes_through_all_networks(size: int, channels: int) -> None:
     features = critic(made)
     assert made.shape == x.shape
     assert 0 <= float(made.detach().min()) <= float(made.detach().max()) <= 1
-    assert features.local.shape[2] == critic.local_size >= 3
+    assert features.local.shape[2] >= 3
 
 
 def test_width_scales_every_hidden_layer() -> None:

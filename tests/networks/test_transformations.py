@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from adcgan.networks import SelfSupervisedCritic
+from adcgan.networks.residual import WideBlock
 from adcgan.networks.transformations import ANSWERS, SCORED, TURNS, Transformation
 
 
@@ -45,3 +46,30 @@ def test_the_critic_answers_every_question() -> None:
     global_ = critic.global_features_of(torch.rand(3, 1, 28, 28))
     assert global_.shape == (3, critic.global_features)
     assert critic.answers(global_).shape == (3, sum(ANSWERS.values()))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [16, 28, 32, 33, 64, 100, 256])
+def test_the_critic_sees_images_of_every_size(size: int, channels: int) -> None:
+    critic = SelfSupervisedCritic(channels, size, width=0.05)
+    assert critic.is_residual == (size >= 32)
+    features = critic(torch.rand(2, channels, size, size))
+    assert features.logit.shape == (2,)
+    assert features.local.shape[:2] == (2, critic.local_channels)
+    assert features.local.shape[2] == features.local.shape[3] >= 3
+    assert critic.project(features.global_).shape == (2, critic.local_channels)
+
+
+@pytest.mark.parametrize("size", [32, 33, 64, 128, 256])
+def test_the_residual_trunk_works_on_small_maps_whatever_the_image(size: int) -> None:
+    critic = SelfSupervisedCritic(1, size, width=0.05)
+    side = critic(torch.rand(2, 1, size, size)).local.shape[2]
+    assert 5 <= side <= 9
+
+
+def test_a_residual_block_learns_a_difference_from_its_input() -> None:
+    block = WideBlock(8, 8, 1, dropout=0.0)
+    torch.nn.init.zeros_(block.body[-1].weight)
+    x = torch.randn(2, 8, 5, 5)
+    assert torch.equal(block(x), x)
+    assert WideBlock(8, 12, 2, dropout=0.0)(x).shape == (2, 12, 3, 3)

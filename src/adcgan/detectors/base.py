@@ -104,7 +104,7 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
     device: str
     random_state: int
     # Every system of networks has this one too.
-    width: float
+    width: float | None
 
     # -- what every system defines -------------------------------------------------------------
 
@@ -115,6 +115,11 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
     # And `_combine`, the score made of those parts.
 
     # -- what a system of networks defines -----------------------------------------------------
+
+    def _width(self, shape: Shape) -> float:  # noqa: ARG002
+        """Return the scale of every hidden width for images of `shape` (C, H, W)."""
+        assert self.width is not None
+        return self.width
 
     def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
         """Return fresh networks by name, for images of `shape` (C, H, W)."""
@@ -135,7 +140,7 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
 
     def _build(self, shape: Shape) -> None:
         """Create the untrained state for images of `shape` (C, H, W); torch's seed is set."""
-        self.networks_ = self._make_networks(shape, self.width).to(self._device()).eval()
+        self.networks_ = self._make_networks(shape, self._width(shape)).to(self._device()).eval()
 
     def _learn(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
         """Train on `images` (n, C, H, W) at `split.train`; `split.held_out` is for watching."""
@@ -454,7 +459,7 @@ class Detector(BaseEstimator, Scorer):  # type: ignore[misc]
             networks = self._make_networks(images.shape, width).to(accelerator.device)
             return self._recipe(networks, n_train, accelerator)
 
-        return estimate(recipe, self.width, images.shape)
+        return estimate(recipe, self._width(images.shape), images.shape)
 
     def save(self, path: str | Path) -> None:
         """Write the model folder `path`: config, weights, calibration and a manifest of hashes."""

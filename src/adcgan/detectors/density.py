@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def gaussian_whitening(features: NDArray[np.floating]) -> tuple[Tensor, Tensor]:
@@ -48,6 +47,7 @@ def neighbour_distance(features: Tensor, reference: Tensor, k: int) -> Tensor:
     Parameters
     ----------
     features : Tensor of shape (B, F)
+        Of length 1.
     reference : Tensor of shape (n, F)
         Features of training images, n ≥ k, of length 1.
     k : int
@@ -57,5 +57,5 @@ def neighbour_distance(features: Tensor, reference: Tensor, k: int) -> Tensor:
     Tensor of shape (B,)
         From 0, for the same direction as k training images, to 2.
     """
-    similarity = F.normalize(features, dim=1) @ reference.T
+    similarity = features @ reference.T
     return 1 - similarity.topk(k, dim=1).values.mean(1)

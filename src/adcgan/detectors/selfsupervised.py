@@ -35,6 +35,7 @@ from adcgan.losses import (
     transformation_loss,
 )
 from adcgan.networks import Encoder, Generator, SelfSupervisedCritic, default_latent_dim
+from adcgan.networks.critic import RESIDUAL_FROM
 from adcgan.networks.transformations import ANSWERS, SCORED, TURNS, Transformation
 from adcgan.scoring import (
     location_and_scale,
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
 WEIGHED = ("recognition", "neighbours", "typicality")
 COMPONENTS = (*WEIGHED, "residual")
 _COUNTS = tuple(ANSWERS.values())
+# Without a residual trunk, and with one.
+WIDTHS = (0.5, 0.25)
+MIN_STEPS = (600, 2000)
 # Images of a step that are transformed alike.
 ALIKE = 16
 # Training images whose features describe what is normal.
@@ -76,14 +80,19 @@ class SelfSupervisedADCGAN(Detector):
         How photographs become square.
     latent_dim : int or None
         Size z of the latent; None is 100, and 200 from 64 px on.
-    width : float
-        Scale of every hidden width; 1 is the paper's.
+    width : float or None
+        Scale of every hidden width; None is 0.5, and 0.25 from 32 px on, where the critic's trunk
+        is residual.
     batch_size : int
         Images a step that are transformed.
     gan_batch_size : int
         How many of them the GAN and the autoencoder see, as they are.
-    warmup_steps, steps : int
-        Steps of the autoencoder alone, then of all networks together.
+    warmup_steps : int
+        Steps of the autoencoder alone.
+    epochs : int
+        Passes over the images with all networks together.
+    min_steps : int or None
+        Steps that these are lengthened to for smaller sets; None is 600, and 2,000 from 32 px on.
     lr, lr_gan : float
         Adam's learning rate for critic and autoencoder, and for the generator.
     transformation : float
@@ -117,7 +126,8 @@ class SelfSupervisedADCGAN(Detector):
 
     - "recognition": −log p(t | t(x)), the critic's cross-entropy;
     - "neighbours": mean cosine distance of E_ψ(t(x)) from the nearest training images';
-    - "typicality": Mahalanobis distance of E_ψ(t(x)) from the training images';
+    - "typicality": Mahalanobis distance of E_ψ(t(x)), scaled to length 1, from the training
+      images';
     - "residual": L_GR = mean |x − G(E(x))|, which has no weight in the score.
 
     Each is put on the scale of held-out normal images before the first three are averaged.
@@ -125,11 +135,12 @@ class SelfSupervisedADCGAN(Detector):
 
     rules: ClassVar[dict[str, Rule]] = {
         "latent_dim": maybe(whole(1)),
-        "width": real(0, 4, above=True),
+        "width": maybe(real(0, 4, above=True)),
         "batch_size": whole(2),
         "gan_batch_size": whole(2),
         "warmup_steps": whole(0),
-        "steps": whole(1),
+        "epochs": whole(1),
+        "min_steps": maybe(whole(0)),
         "lr": real(0, above=True),
         "lr_gan": real(0, above=True),
         "adversarial": real(0),
@@ -147,11 +158,12 @@ class SelfSupervisedADCGAN(Detector):
         image_size: int | None = None,
         resize: str = "squash",
         latent_dim: int | None = None,
-        width: float = 0.5,
+        width: float | None = None,
         batch_size: int = 128,
         gan_batch_size: int = 32,
         warmup_steps: int = 100,
-        steps: int = 600,
+        epochs: int = 8,
+        min_steps: int | None = None,
         lr: float = 1e-3,
         lr_gan: float = 3e-4,
         adversarial: float = 1.0,
@@ -174,7 +186,8 @@ class SelfSupervisedADCGAN(Detector):
         self.batch_size = batch_size
         self.gan_batch_size = gan_batch_size
         self.warmup_steps = warmup_steps
-        self.steps = steps
+        self.epochs = epochs
+        self.min_steps = min_steps
         self.lr = lr
         self.lr_gan = lr_gan
         self.adversarial = adversarial
@@ -195,6 +208,9 @@ class SelfSupervisedADCGAN(Detector):
     def _latent_dim(self, shape: Shape) -> int:
         return self.latent_dim or default_latent_dim(shape[1])
 
+    def _width(self, shape: Shape) -> float:
+        return WIDTHS[shape[1] >= RESIDUAL_FROM] if self.width is None else self.width
+
     def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
         """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
         channels, size, _ = shape
@@ -209,7 +225,7 @@ class SelfSupervisedADCGAN(Detector):
 
     # -- training ------------------------------------------------------------------------------
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:  # noqa: ARG002
+    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
         parameters = {name: list(networks[name].parameters()) for name in ("critic", "generator")}
         parameters["autoencoder"] = [
             *networks["encoder"].parameters(),
@@ -223,13 +239,21 @@ class SelfSupervisedADCGAN(Detector):
             optimizers=optimizers,
             phases=(
                 Phase("warm-up", self.warmup_steps, steps.warm_up),
-                Phase("joint", self.steps, steps.joint),
+                Phase("joint", self._steps(n_train, networks), steps.joint),
             ),
             batch_size=self.batch_size,
             probe=steps.probe,
             checks=(COLLAPSE, STALLED_AUTOENCODER) if self.adversarial else (STALLED_AUTOENCODER,),
             scoring_pass=steps.scoring_pass,
         )
+
+    def _steps(self, n_train: int, networks: nn.ModuleDict) -> int:
+        """Return the steps of all networks together."""
+        least = self.min_steps
+        if least is None:
+            least = MIN_STEPS[cast(SelfSupervisedCritic, networks["critic"]).is_residual]
+        per_epoch = n_train // min(self.batch_size, n_train)
+        return max(self.epochs * per_epoch, least)
 
     def _learn(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
         super()._learn(images, split, session)
@@ -240,14 +264,13 @@ class SelfSupervisedADCGAN(Detector):
         some = images[:: max(1, -(-len(images) // MOST_REFERENCES))]
         with torch.no_grad():
             seen = [
-                torch.stack([self._critic.global_features_of(t(x)) for t in TURNS])
+                torch.stack([_direction(self._critic.global_features_of(t(x))) for t in TURNS])
                 for x in self._batches(some)
             ]
-        features = torch.cat(seen, 1)
-        self.reference_ = F.normalize(features, dim=2)
-        fitted = [gaussian_whitening(part.cpu().numpy()) for part in features]
-        self.mean_ = torch.stack([mean for mean, _ in fitted]).to(features.device)
-        self.whitening_ = torch.stack([matrix for _, matrix in fitted]).to(features.device)
+        self.reference_ = torch.cat(seen, 1)
+        fitted = [gaussian_whitening(part.cpu().numpy()) for part in self.reference_]
+        self.mean_ = torch.stack([mean for mean, _ in fitted]).to(self.reference_.device)
+        self.whitening_ = torch.stack([matrix for _, matrix in fitted]).to(self.mean_.device)
 
     # -- score ---------------------------------------------------------------------------------
 
@@ -264,11 +287,11 @@ class SelfSupervisedADCGAN(Detector):
             loss = transformation_loss(critic.answers(features), truth, _COUNTS)
             parts["recognition"].append(loss)
             if t in TURNS:
-                reference = self.reference_[t.turns]
+                direction, reference = _direction(features), self.reference_[t.turns]
                 k = min(self.n_neighbors, len(reference))
-                parts["neighbours"].append(neighbour_distance(features, reference, k))
+                parts["neighbours"].append(neighbour_distance(direction, reference, k))
                 normal = self.mean_[t.turns], self.whitening_[t.turns]
-                parts["typicality"].append(mahalanobis_distance(features, *normal))
+                parts["typicality"].append(mahalanobis_distance(direction, *normal))
         components = {name: torch.stack(values).mean(0) for name, values in parts.items()}
         return {**components, "residual": residual_loss(x, self._reconstruct_batch(x), "mean")}
 
@@ -381,9 +404,11 @@ class _Steps:
 
     def scoring_pass(self, x: Tensor) -> None:
         """Put images through E, G and the critic as the score does."""
-        x_hat = self.generator(self.encoder(x))
-        for seen in (*(t(x) for t in TURNS), x_hat):
-            self.critic(seen)
+        self.generator(self.encoder(x))
+        # One batch of all transformations, as in training, so that its variance is theirs.
+        n = len(SCORED)
+        mixed = [t(x[i::n]) for i, t in enumerate(SCORED[: len(x)])]
+        self.critic.global_features_of(torch.cat(mixed))
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return figures on held-out images: reconstruction, and the generator's diversity."""
@@ -391,6 +416,11 @@ class _Steps:
         if self.has_gan:
             figures |= diversity_figures(x, self.generator(self._noise(x, rng)))
         return figures
+
+
+def _direction(features: Tensor) -> Tensor:
+    """Return features (B, F) scaled to length 1: their length tells little of what is normal."""
+    return F.normalize(features, dim=1)
 
 
 def transformed(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
 from adcgan.networks.layers import spectral_norm
+from adcgan.networks.residual import residual_trunk
 from adcgan.networks.transformations import ANSWERS
 
 # The last two layers of a column are the last block: the local map is taken before it.
@@ -23,6 +25,10 @@ COLUMNS = {
     ),
 }
 LAST_BLOCK = 2
+# From this side on a self-supervised critic is residual.
+RESIDUAL_FROM = 32
+# Trunk, last block, channels of the local map, length of the global features.
+Trunk = tuple[nn.Sequential, nn.Sequential, int, int]
 
 
 class CriticFeatures(NamedTuple):
@@ -43,6 +49,25 @@ class CriticFeatures(NamedTuple):
     global_: Tensor
 
 
+def paper_trunk(channels: int, size: int, *, width: float, dropout: float) -> Trunk:
+    """Return the trunk and the last block of Table 2, channels of the local map and of the last."""
+    blocks: list[ConvBlock] = []
+    side = size
+    for layer in column_for(size, COLUMNS):
+        blocks.append(
+            ConvBlock(channels, layer, width=width, slope=negative_slope(size), dropout=dropout)
+        )
+        channels, side = blocks[-1].out_channels, layer.out_size(side)
+    # Sizes outside the table can end in a map larger than 1×1; its mean is the vector.
+    mean = nn.AdaptiveAvgPool2d(1) if side > 1 else nn.Identity()
+    return (
+        nn.Sequential(*blocks[:-LAST_BLOCK]),
+        nn.Sequential(*blocks[-LAST_BLOCK:], mean),
+        blocks[-LAST_BLOCK - 1].out_channels,
+        channels,
+    )
+
+
 class Critic(nn.Module):
     """D_cgan with its two linear heads: the logit and the projection φ_θ ("Linear 2" in Table 2).
 
@@ -56,24 +81,15 @@ class Critic(nn.Module):
         self, channels: int, size: int, *, width: float = 1.0, dropout: float = 0.2
     ) -> None:
         super().__init__()
-        blocks: list[ConvBlock] = []
-        side, sides = size, []
-        for layer in column_for(size, COLUMNS):
-            blocks.append(
-                ConvBlock(channels, layer, width=width, slope=negative_slope(size), dropout=dropout)
-            )
-            channels, side = blocks[-1].out_channels, layer.out_size(side)
-            sides.append(side)
-        self.local_channels = blocks[-LAST_BLOCK - 1].out_channels
-        self.local_size = sides[-LAST_BLOCK - 1]
-        self.global_features = channels
-        self.trunk = nn.Sequential(*blocks[:-LAST_BLOCK])
-        # Sizes outside the table can end in a map larger than 1×1; its mean is the vector.
-        self.last_block = nn.Sequential(
-            *blocks[-LAST_BLOCK:], nn.AdaptiveAvgPool2d(1) if side > 1 else nn.Identity()
+        make = self._make_trunk(size)
+        self.trunk, self.last_block, self.local_channels, self.global_features = make(
+            channels, size, width=width, dropout=dropout
         )
-        self.logit = spectral_norm(nn.Linear(channels, 1))
-        self.projection = spectral_norm(nn.Linear(channels, self.local_channels))
+        self.logit = spectral_norm(nn.Linear(self.global_features, 1))
+        self.projection = spectral_norm(nn.Linear(self.global_features, self.local_channels))
+
+    def _make_trunk(self, size: int) -> Callable[..., Trunk]:  # noqa: ARG002
+        return paper_trunk
 
     def forward(self, x: Tensor) -> CriticFeatures:
         """Judge images (B, channels, size, size) in [0, 1]."""
@@ -93,13 +109,21 @@ class Critic(nn.Module):
 
 
 class SelfSupervisedCritic(Critic):
-    """D_cgan that also says which transformation was applied to an image."""
+    """D_cgan that also says which transformation was applied to an image.
+
+    From 32 px on its trunk is residual: Table 2's, with its 5×5 kernels, needs several times the
+    work for the same recognition.
+    """
 
     def __init__(
         self, channels: int, size: int, *, width: float = 1.0, dropout: float = 0.2
     ) -> None:
         super().__init__(channels, size, width=width, dropout=dropout)
+        self.is_residual = size >= RESIDUAL_FROM
         self.answer = nn.Linear(self.global_features, sum(ANSWERS.values()))
+
+    def _make_trunk(self, size: int) -> Callable[..., Trunk]:
+        return residual_trunk if size >= RESIDUAL_FROM else paper_trunk
 
     def answers(self, global_: Tensor) -> Tensor:
         """Return the logits (B, ΣA) of the answers to `ANSWERS`, by global features (B, F)."""
