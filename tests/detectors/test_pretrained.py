@@ -20,6 +20,7 @@ from adcgan.benchmark.cells import make_detector, plan
 from adcgan.cli import app
 from adcgan.data.prepare import split_held_out
 from adcgan.detectors import DETECTORS, PRETRAINED, PretrainedKNN
+from adcgan.detectors.pretrained import features_kept
 from adcgan.export import export_onnx
 from adcgan.progress import silent
 
@@ -55,6 +56,29 @@ def features(images: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
 
 
 # -- with the packages -----------------------------------------------------------------------------
+
+
+@pytest.mark.peers
+def test_kept_features_are_computed_once_and_change_no_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = fitted(COLOUR).decision_function(NEW)
+    seen: list[int] = []
+    compute = PretrainedKNN._computed
+
+    def counted(self: PretrainedKNN, x: torch.Tensor) -> NDArray[np.float32]:
+        seen.append(len(x))
+        return compute(self, x)
+
+    monkeypatch.setattr(PretrainedKNN, "_computed", counted)
+    with features_kept():
+        for _ in range(2):
+            fitted(COLOUR, feature_size=48)  # its features are not taken for these
+            found = fitted(COLOUR).decision_function(NEW)
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert sum(seen) == 30 + 30 + len(NEW)
+    fitted(COLOUR)
+    assert sum(seen) == 30 + 30 + len(NEW) + 30
 
 
 @pytest.mark.peers

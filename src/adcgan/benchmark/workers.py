@@ -21,6 +21,7 @@ import torch
 from adcgan.benchmark.cells import Cell
 from adcgan.benchmark.rows import Row
 from adcgan.benchmark.runner import attempt, error_row
+from adcgan.detectors.pretrained import features_kept
 
 LOG_FILE = "workers.log"
 # How often a cell is started whose process keeps being killed.
@@ -182,12 +183,13 @@ def _work(connection: Connection, folder: Path, device: str, cuda_graphs: bool) 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, _STDERR)
-    while True:
-        try:
-            cell = connection.recv()
-        except EOFError:
-            return
-        connection.send(attempt(cell, folder, device, cuda_graphs))
+    with features_kept():
+        while True:
+            try:
+                cell = connection.recv()
+            except EOFError:
+                return
+            connection.send(attempt(cell, folder, device, cuda_graphs))
 
 
 def _end_with_parent() -> None:
