@@ -63,6 +63,7 @@ _COUNTS = tuple(ANSWERS.values())
 # Without a residual trunk, and with one.
 WIDTHS = (0.5, 0.25)
 MIN_STEPS = (600, 2000)
+DROPOUT = (0.2, 0.0)
 # Images of a step that are transformed alike.
 ALIKE = 16
 # Training images whose features describe what is normal.
@@ -102,8 +103,8 @@ class SelfSupervisedADCGAN(Detector):
         autoencoder's decoder alone.
     alpha, beta : float
         Weights of the contrastive loss for the generator and the critic (Eq. 2).
-    dropout : float
-        Dropout in the critic.
+    dropout : float or None
+        Dropout in the critic; None is 0.2, and 0 from 32 px on.
     n_neighbors : int
         Training images whose features an image is compared with.
     validation_fraction : float
@@ -147,7 +148,7 @@ class SelfSupervisedADCGAN(Detector):
         "alpha": real(0),
         "beta": real(0),
         "transformation": real(0),
-        "dropout": real(0, 1, below=True),
+        "dropout": maybe(real(0, 1, below=True)),
         "n_neighbors": whole(1),
         "precision": one_of(*PRECISIONS),
     }
@@ -170,7 +171,7 @@ class SelfSupervisedADCGAN(Detector):
         alpha: float = 0.3,
         beta: float = 0.3,
         transformation: float = 1.0,
-        dropout: float = 0.2,
+        dropout: float | None = None,
         n_neighbors: int = 5,
         validation_fraction: float = 0.1,
         fpr: float = 0.01,
@@ -215,10 +216,11 @@ class SelfSupervisedADCGAN(Detector):
         """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
         channels, size, _ = shape
         z = self._latent_dim(shape)
+        dropout = DROPOUT[size >= RESIDUAL_FROM] if self.dropout is None else self.dropout
         networks = {
             "encoder": Encoder(channels, size, z, width=width, dropout=0.0),
             "generator": Generator(channels, size, z, width=width),
-            "critic": SelfSupervisedCritic(channels, size, width=width, dropout=self.dropout),
+            "critic": SelfSupervisedCritic(channels, size, width=width, dropout=dropout),
         }
         modules = nn.ModuleDict(networks)
         return modules.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
