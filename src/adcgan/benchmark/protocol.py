@@ -33,6 +33,8 @@ _NORMAL, _ANOMALOUS, _SUBSET = 0, 1, 2
 _SCHEME_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("adcgan", "all-vs-one"): {"warmup_epochs": 15, "epochs": 35},
 }
+# No system of the paper, so no epochs are stated for it: its steps are part of its definition.
+_OWN_STEPS = frozenset({"adcgan-ss"})
 # The release's latent critic judges latents one at a time.
 _RELEASED_SETTINGS: dict[str, Any] = {"latent": "single"}
 
@@ -85,10 +87,11 @@ def protocol_settings(
     -------
     dict
         The paper's epochs under `scheme`, ``min_steps=0`` where there is such a parameter (the
-        epochs are the paper's, however few the images), and what "released" needs.
+        epochs are the paper's, however few the images), and what "released" needs. A detector
+        that is not the paper's keeps its own steps.
     """
     chosen = scheme_settings(detector, scheme)
-    if "min_steps" in parameters:
+    if "min_steps" in parameters and detector not in _OWN_STEPS:
         chosen["min_steps"] = 0
     return chosen | (_RELEASED_SETTINGS if protocol == "released" else {})
 
