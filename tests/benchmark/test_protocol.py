@@ -92,6 +92,7 @@ def test_the_paper_trains_longer_where_many_classes_are_normal():
 
 def test_a_benchmark_trains_the_stated_epochs_however_few_the_images():
     assert protocol_settings("alad", ["min_steps"], "one-vs-all", "paper") == {"min_steps": 0}
+    assert protocol_settings("adcgan-ss", ["min_steps"], "one-vs-all", "paper") == {}
     assert protocol_settings("pixel-pca", ["n"], "one-vs-all", "paper") == {}
     released = protocol_settings("adcgan", ["min_steps"], "one-vs-all", "released")
     assert released == {"min_steps": 0, "latent": "single"}
