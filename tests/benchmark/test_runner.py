@@ -11,7 +11,7 @@ from adcgan.benchmark import runner
 from adcgan.benchmark.cells import Cell, make_detector, plan
 from adcgan.benchmark.runner import attempt, cell_folder, commit, run_cell
 from adcgan.data import load_named
-from adcgan.detectors import DETECTORS, Detector
+from adcgan.detectors import DETECTORS, Detector, SelfSupervisedADCGAN
 from adcgan.errors import InputError
 
 PIXELS = Cell("digits", "one-vs-all", 3, "pixel-pca", (("n_components", 8),))
@@ -145,6 +145,8 @@ def test_the_detector_of_a_cell_follows_the_protocol():
     assert (hard.warmup_epochs, hard.epochs, hard.min_steps) == (15, 35, 0)
     assert (hard.random_state, hard.width, hard.latent) == (4, 1.0, "pair")
     assert make_detector(replace(TINY, protocol="released")).latent == "single"
+    own = make_detector(replace(TINY, detector="adcgan-ss", epochs=None, settings=()))
+    assert own.get_params() == SelfSupervisedADCGAN().get_params()
 
 
 # -- leakage -------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from adcgan import load, load_named
 from adcgan.benchmark.metrics import auroc
 from adcgan.detectors import SelfSupervisedADCGAN
-from adcgan.detectors.selfsupervised import ALIKE, COMPONENTS, WEIGHED, transformed
-from adcgan.networks.transformations import Transformation
+from adcgan.detectors.selfsupervised import ALIKE, COMPONENTS, WEIGHED, informed, transformed
+from adcgan.networks.transformations import SCORED, Transformation
 
 QUICK: dict[str, Any] = {"width": 0.125, "batch_size": 64, "fpr": 0.5, "device": "cpu"}
 
@@ -80,3 +80,29 @@ def test_a_transformation_and_its_answer_belong_together() -> None:
     for image, original, answer in zip(changed, x, truth.tolist(), strict=True):
         assert torch.equal(image, Transformation(*answer)(original[None])[0])
     assert len({tuple(answer) for answer in truth.tolist()}) > 1
+
+
+def test_questions_count_that_are_answered_better_than_by_a_guess() -> None:
+    truth = torch.tensor(SCORED)
+    assert informed((truth == truth).expand(50, -1, -1)).tolist() == [True, True, True]
+    # Most of the scored transformations do not shift, so "no shift" is right most of the time.
+    assert informed((truth == 0).expand(50, -1, -1)).tolist() == [False, False, False]
+    answers = torch.stack([torch.randint(n, (500, len(SCORED))) for n in (4, 3, 3)], 2)
+    assert informed(answers == truth).tolist() == [False, False, False]
+    answers[:, :, 0] = torch.where(
+        torch.rand(500, len(SCORED)) < 0.1, truth[:, 0], answers[:, :, 0]
+    )
+    assert informed(answers == truth).tolist() == [True, False, False]
+    assert informed((truth == truth)[None]).tolist() == [True, True, True]
+
+
+def test_turns_have_no_weight_where_nothing_is_upright(tmp_path: Path) -> None:
+    images, normal = digits(4)
+    images = np.maximum.reduce([np.rot90(images[normal], turns, (1, 2)) for turns in range(4)])
+    detector = SelfSupervisedADCGAN(**QUICK, warmup_steps=1, epochs=1, min_steps=40).fit(images)
+    assert detector.informed_.tolist() == [False, True, True]
+    shifted = detector.score_components(images[:5])["recognition"]
+    detector.informed_ = torch.tensor([True, True, True])
+    assert (detector.score_components(images[:5])["recognition"] > shifted + 1).all()
+    detector.save(tmp_path / "model")
+    assert load(tmp_path / "model").informed_.tolist() == [True, True, True]

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from adcgan.losses import log_probabilities, transformation_loss
+from adcgan.losses import answer_losses, transformation_loss
 
 ANSWERS = (4, 3)
 
@@ -26,8 +27,10 @@ def test_the_loss_is_one_cross_entropy_for_each_question() -> None:
     assert transformation_loss(logits, truth, ANSWERS).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_probabilities_of_each_question_sum_to_one() -> None:
-    parts = log_probabilities(torch.randn(5, 7), ANSWERS)
-    assert [part.shape for part in parts] == [(5, 4), (5, 3)]
-    for part in parts:
-        assert torch.allclose(part.exp().sum(1), torch.ones(5))
+def test_answers_have_losses_of_their_own() -> None:
+    logits, truth = torch.randn(5, 7), torch.tensor([[0, 0], [1, 2], [2, 1], [3, 2], [0, 1]])
+    losses = answer_losses(logits, truth, ANSWERS)
+    assert losses.shape == (5, 2)
+    turns = F.nll_loss(torch.log_softmax(logits[:, :4], 1), truth[:, 0], reduction="none")
+    assert torch.allclose(losses[:, 0], turns)
+    assert torch.allclose(losses.sum(1), transformation_loss(logits, truth, ANSWERS))

@@ -28,6 +28,7 @@ from adcgan.detectors.density import (
 from adcgan.detectors.heatmaps import residual_map
 from adcgan.detectors.parameters import Rule, maybe, one_of, real, whole
 from adcgan.losses import (
+    answer_losses,
     contrastive_loss,
     reconstruction_loss,
     relativistic_critic_loss,
@@ -125,7 +126,9 @@ class SelfSupervisedADCGAN(Detector):
     -----
     The components of the score, each the mean over transformations t:
 
-    - "recognition": −log p(t | t(x)), the critic's cross-entropy;
+    - "recognition": −log p(t | t(x)), the critic's cross-entropy, summed over the questions (the
+      turn, the shift to the right, the shift down) that it answers better than by a guess on
+      held-out normal images;
     - "neighbours": mean cosine distance of E_ψ(t(x)) from the nearest training images';
     - "typicality": Mahalanobis distance of E_ψ(t(x)), scaled to length 1, from the training
       images';
@@ -260,6 +263,9 @@ class SelfSupervisedADCGAN(Detector):
     def _learn(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
         super()._learn(images, split, session)
         self._describe(images[split.train])
+        with torch.no_grad():
+            right = torch.cat([self._right(x) for x in self._batches(images[split.held_out])])
+        self.informed_ = informed(right).to(self._device())
 
     def _describe(self, images: NDArray[np.uint8]) -> None:
         """Keep what the critic sees in training images (n, C, H, W)."""
@@ -274,6 +280,14 @@ class SelfSupervisedADCGAN(Detector):
         self.mean_ = torch.stack([mean for mean, _ in fitted]).to(self.reference_.device)
         self.whitening_ = torch.stack([matrix for _, matrix in fitted]).to(self.mean_.device)
 
+    def _right(self, x: Tensor) -> Tensor:
+        """Return which answers are right: bool (B, S, Q) for images and `SCORED`."""
+        logits = torch.stack(
+            [self._critic.answers(self._critic.global_features_of(t(x))) for t in SCORED], 1
+        )
+        given = [part.argmax(2) for part in torch.split(logits, list(_COUNTS), dim=2)]
+        return torch.stack(given, 2) == torch.tensor(SCORED, device=x.device)
+
     # -- score ---------------------------------------------------------------------------------
 
     @property
@@ -286,8 +300,8 @@ class SelfSupervisedADCGAN(Detector):
         for t in SCORED:
             features = critic.global_features_of(t(x))
             truth = torch.tensor([t], device=x.device).expand(x.shape[0], -1)
-            loss = transformation_loss(critic.answers(features), truth, _COUNTS)
-            parts["recognition"].append(loss)
+            losses = answer_losses(critic.answers(features), truth, _COUNTS)
+            parts["recognition"].append((losses * self.informed_).sum(1))
             if t in TURNS:
                 direction, reference = _direction(features), self.reference_[t.turns]
                 k = min(self.n_neighbors, len(reference))
@@ -323,6 +337,7 @@ class SelfSupervisedADCGAN(Detector):
         scale = [[self.component_location_[k], self.component_scale_[k]] for k in COMPONENTS]
         return {
             "component_scale": torch.tensor(scale, dtype=torch.float64),
+            "informed": self.informed_,
             "reference": self.reference_,
             "mean": self.mean_,
             "whitening": self.whitening_,
@@ -332,7 +347,7 @@ class SelfSupervisedADCGAN(Detector):
         locations, scales = extras["component_scale"].T.tolist()
         self.component_location_ = dict(zip(COMPONENTS, locations, strict=True))
         self.component_scale_ = dict(zip(COMPONENTS, scales, strict=True))
-        for name in ("reference", "mean", "whitening"):
+        for name in ("informed", "reference", "mean", "whitening"):
             setattr(self, f"{name}_", extras[name].to(self._device()))
 
 
@@ -437,3 +452,25 @@ def transformed(x: Tensor) -> tuple[Tensor, Tensor]:
         parts.append(t(part))
         truth += [t] * len(part)
     return torch.cat(parts), torch.tensor(truth).to(x.device, non_blocking=True)
+
+
+def informed(right: Tensor) -> Tensor:
+    """Return which questions a critic answers better than by a guess: bool (Q,).
+
+    A question counts if its balanced accuracy, the mean over its answers of the share that is
+    recognised, is above one over the number of answers by more than twice its standard error.
+
+    Parameters
+    ----------
+    right : Tensor of bool (n, S, Q)
+        Whether the answers for n images, each transformed as in `SCORED`, are right.
+    """
+    truth = torch.tensor(SCORED)
+    found = []
+    for q, n_answers in enumerate(_COUNTS):
+        recognised = [right[:, truth[:, q] == a, q].float().mean(1) for a in range(n_answers)]
+        # Summed over the answers, a guess makes exactly 1.
+        total = torch.stack(recognised).sum(0)
+        error = total.std(correction=0) / len(total) ** 0.5
+        found.append(total.mean() > 1 + 2 * error)
+    return torch.stack(found)

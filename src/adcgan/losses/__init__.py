@@ -18,17 +18,17 @@ from adcgan.losses.latent import (
     latent_training_inputs,
 )
 from adcgan.losses.reconstruction import reconstruction_loss
-from adcgan.losses.transformation import log_probabilities, transformation_loss
+from adcgan.losses.transformation import answer_losses, transformation_loss
 
 __all__ = [
     "LATENT_KINDS",
     "NEGATIVES",
+    "answer_losses",
     "contrastive_loss",
     "latent_critic_loss",
     "latent_encoder_loss",
     "latent_scoring_inputs",
     "latent_training_inputs",
-    "log_probabilities",
     "logistic_critic_loss",
     "logistic_generator_loss",
     "reconstruction_loss",

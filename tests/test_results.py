@@ -1,0 +1,58 @@
+"""The committed rows are whole, of one setting where one is claimed, and what the tables show."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from adcgan.cli import app
+from adcgan.detectors import DETECTORS
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+FILES = sorted(RESULTS.glob("*.jsonl"))
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_row_says_how_it_was_made(file: Path) -> None:
+    listed = (RESULTS / "README.md").read_text()
+    names = {file.name}
+    for row in rows_of(file):
+        assert row["error"] is None
+        assert (row["split"], row["protocol"]) == ("test", "paper")
+        assert re.fullmatch("[0-9a-f]{7,40}", row["commit"])
+        assert all(row[key] for key in ("device", "date", "versions"))
+        assert 0 <= row["auroc"] <= 1
+        names.add(file.name.replace(row["dataset"], "SET"))
+    assert any(name in listed for name in names)
+
+
+def test_no_cell_stands_twice_in_the_tables() -> None:
+    keys = Counter(row["key"] for file in FILES for row in rows_of(file))
+    assert [key for key, times in keys.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("name", ["adcgan-ss", "pretrained-knn", "pixel-pca", "pixel-knn"])
+def test_no_setting_differs_by_class_or_set(name: str) -> None:
+    usual = DETECTORS[name]().get_params()
+    for row in (row for file in FILES for row in rows_of(file) if row["detector"] == name):
+        assert row["parameters"] == usual | {"random_state": row["seed"]}, row["key"]
+
+
+def test_the_tables_are_those_of_the_rows(tmp_path: Path) -> None:
+    out = tmp_path / "tables.md"
+    files = [str(file) for file in FILES]
+    result = CliRunner().invoke(
+        app, ["tables", *files, "--format", "markdown", "--out", str(out)], env={"COLUMNS": "100"}
+    )
+    assert result.exit_code == 0, result.output
+    assert out.read_text() == (RESULTS / "tables.md").read_text()
