@@ -45,7 +45,9 @@ def test_no_cell_stands_twice_in_the_tables() -> None:
 def test_no_setting_differs_by_class_or_set(name: str) -> None:
     usual = DETECTORS[name]().get_params()
     for row in (row for file in FILES for row in rows_of(file) if row["detector"] == name):
-        assert row["parameters"] == usual | {"random_state": row["seed"]}, row["key"]
+        # A row can be older than a parameter.
+        expected = usual | {"random_state": row["seed"]}
+        assert row["parameters"].items() <= expected.items(), row["key"]
 
 
 def test_the_tables_are_those_of_the_rows(tmp_path: Path) -> None:

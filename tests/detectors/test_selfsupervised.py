@@ -75,10 +75,10 @@ def test_without_the_gan_nothing_of_it_is_trained() -> None:
 def test_a_transformation_and_its_answer_belong_together() -> None:
     torch.manual_seed(0)
     x = torch.rand(5 * ALIKE - 3, 1, 16, 16)
-    changed, truth = transformed(x)
+    changed, truth = transformed(x, 1 / 8)
     assert changed.shape == x.shape
     for image, original, answer in zip(changed, x, truth.tolist(), strict=True):
-        assert torch.equal(image, Transformation(*answer)(original[None])[0])
+        assert torch.equal(image, Transformation(*answer)(original[None], 1 / 8)[0])
     assert len({tuple(answer) for answer in truth.tolist()}) > 1
 
 

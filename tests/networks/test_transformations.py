@@ -15,24 +15,27 @@ def picture() -> torch.Tensor:
 @pytest.mark.parametrize("turns", range(4))
 def test_turns_are_those_of_rot90(turns: int) -> None:
     x = picture()
-    assert torch.equal(Transformation(turns)(x), torch.rot90(x, turns, (2, 3)))
+    assert torch.equal(Transformation(turns)(x, 1 / 8), torch.rot90(x, turns, (2, 3)))
 
 
-def test_shifts_move_by_an_eighth_of_the_side_and_reflect_what_they_uncover() -> None:
+def test_shifts_move_by_a_share_of_the_side_and_reflect_what_they_uncover() -> None:
     x = picture()
-    right = Transformation(right=1)(x)
+    right = Transformation(right=1)(x, 1 / 8)
     assert torch.equal(right[..., 2:], x[..., :-2])
     assert torch.equal(right[..., :2], x[..., 1:3].flip(3))
     left, down, up = (Transformation(right=2), Transformation(down=1), Transformation(down=2))
-    assert torch.equal(left(x)[..., :-2], x[..., 2:])
-    assert torch.equal(down(x)[..., 2:, :], x[..., :-2, :])
-    assert torch.equal(up(x)[..., :-2, :], x[..., 2:, :])
+    assert torch.equal(left(x, 1 / 8)[..., :-2], x[..., 2:])
+    assert torch.equal(down(x, 1 / 8)[..., 2:, :], x[..., :-2, :])
+    assert torch.equal(up(x, 1 / 8)[..., :-2, :], x[..., 2:, :])
+    # In whole pixels, and at least one.
+    assert torch.equal(Transformation(right=1)(x, 0.13), right)
+    assert torch.equal(Transformation(right=1)(x, 0.01)[..., 1:], x[..., :-1])
 
 
 def test_a_shift_comes_before_the_turn() -> None:
     x = picture()
-    shifted = Transformation(right=1, down=2)(x)
-    assert torch.equal(Transformation(1, 1, 2)(x), torch.rot90(shifted, 1, (2, 3)))
+    shifted = Transformation(right=1, down=2)(x, 1 / 4)
+    assert torch.equal(Transformation(1, 1, 2)(x, 1 / 4), torch.rot90(shifted, 1, (2, 3)))
 
 
 def test_the_score_takes_each_turn_with_at_most_one_shift() -> None:

@@ -65,6 +65,7 @@ _COUNTS = tuple(ANSWERS.values())
 WIDTHS = (0.5, 0.25)
 MIN_STEPS = (600, 2000)
 DROPOUT = (0.2, 0.0)
+SHIFTS = (1 / 8, 1 / 4)
 # Images of a step that are transformed alike.
 ALIKE = 16
 # Training images whose features describe what is normal.
@@ -104,6 +105,8 @@ class SelfSupervisedADCGAN(Detector):
         autoencoder's decoder alone.
     alpha, beta : float
         Weights of the contrastive loss for the generator and the critic (Eq. 2).
+    shift : float or None
+        How far a shift moves an image, as a share of its side; None is 1/8, and 1/4 from 32 px on.
     dropout : float or None
         Dropout in the critic; None is 0.2, and 0 from 32 px on.
     n_neighbors : int
@@ -151,6 +154,7 @@ class SelfSupervisedADCGAN(Detector):
         "alpha": real(0),
         "beta": real(0),
         "transformation": real(0),
+        "shift": maybe(real(0, 0.5, above=True)),
         "dropout": maybe(real(0, 1, below=True)),
         "n_neighbors": whole(1),
         "precision": one_of(*PRECISIONS),
@@ -174,6 +178,7 @@ class SelfSupervisedADCGAN(Detector):
         alpha: float = 0.3,
         beta: float = 0.3,
         transformation: float = 1.0,
+        shift: float | None = None,
         dropout: float | None = None,
         n_neighbors: int = 5,
         validation_fraction: float = 0.1,
@@ -198,6 +203,7 @@ class SelfSupervisedADCGAN(Detector):
         self.alpha = alpha
         self.beta = beta
         self.transformation = transformation
+        self.shift = shift
         self.dropout = dropout
         self.n_neighbors = n_neighbors
         self.validation_fraction = validation_fraction
@@ -214,6 +220,9 @@ class SelfSupervisedADCGAN(Detector):
 
     def _width(self, shape: Shape) -> float:
         return WIDTHS[shape[1] >= RESIDUAL_FROM] if self.width is None else self.width
+
+    def _shift(self, shape: Shape) -> float:
+        return SHIFTS[shape[1] >= RESIDUAL_FROM] if self.shift is None else self.shift
 
     def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
         """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
@@ -272,7 +281,7 @@ class SelfSupervisedADCGAN(Detector):
         some = images[:: max(1, -(-len(images) // MOST_REFERENCES))]
         with torch.no_grad():
             seen = [
-                torch.stack([_direction(self._critic.global_features_of(t(x))) for t in TURNS])
+                torch.stack([_direction(self._features(t, x)) for t in TURNS])
                 for x in self._batches(some)
             ]
         self.reference_ = torch.cat(seen, 1)
@@ -282,9 +291,7 @@ class SelfSupervisedADCGAN(Detector):
 
     def _right(self, x: Tensor) -> Tensor:
         """Return which answers are right: bool (B, S, Q) for images and `SCORED`."""
-        logits = torch.stack(
-            [self._critic.answers(self._critic.global_features_of(t(x))) for t in SCORED], 1
-        )
+        logits = torch.stack([self._critic.answers(self._features(t, x)) for t in SCORED], 1)
         given = [part.argmax(2) for part in torch.split(logits, list(_COUNTS), dim=2)]
         return torch.stack(given, 2) == torch.tensor(SCORED, device=x.device)
 
@@ -294,13 +301,16 @@ class SelfSupervisedADCGAN(Detector):
     def _critic(self) -> SelfSupervisedCritic:
         return cast(SelfSupervisedCritic, self.networks_["critic"])
 
+    def _features(self, t: Transformation, x: Tensor) -> Tensor:
+        """Return E_ψ(t(x)) (B, F) of images (B, C, H, W)."""
+        return self._critic.global_features_of(t(x, self._shift(self.image_shape_)))
+
     def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        critic = self._critic
         parts: dict[str, list[Tensor]] = {name: [] for name in WEIGHED}
         for t in SCORED:
-            features = critic.global_features_of(t(x))
+            features = self._features(t, x)
             truth = torch.tensor([t], device=x.device).expand(x.shape[0], -1)
-            losses = answer_losses(critic.answers(features), truth, _COUNTS)
+            losses = answer_losses(self._critic.answers(features), truth, _COUNTS)
             parts["recognition"].append((losses * self.informed_).sum(1))
             if t in TURNS:
                 direction, reference = _direction(features), self.reference_[t.turns]
@@ -361,6 +371,7 @@ class _Steps:
         self.encoder, self.generator = networks["encoder"], networks["generator"]
         self.critic = cast(SelfSupervisedCritic, networks["critic"])
         self.latent_dim = detector._latent_dim
+        self.shift = detector._shift(detector.image_shape_)
         self.update = optimizers.update
         self.has_gan = detector.adversarial > 0
 
@@ -388,7 +399,7 @@ class _Steps:
         settings = self.settings
         losses = {}
         with parametrize.cached():
-            turned, truth = transformed(x)
+            turned, truth = transformed(x, self.shift)
             local = self.critic.local_features(torch.cat([few, turned]))
             global_ = self.critic.last_block(local).flatten(1)
             n = len(few)
@@ -424,7 +435,7 @@ class _Steps:
         self.generator(self.encoder(x))
         # One batch of all transformations, as in training, so that its variance is theirs.
         n = len(SCORED)
-        mixed = [t(x[i::n]) for i, t in enumerate(SCORED[: len(x)])]
+        mixed = [t(x[i::n], self.shift) for i, t in enumerate(SCORED[: len(x)])]
         self.critic.global_features_of(torch.cat(mixed))
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
@@ -440,7 +451,7 @@ def _direction(features: Tensor) -> Tensor:
     return F.normalize(features, dim=1)
 
 
-def transformed(x: Tensor) -> tuple[Tensor, Tensor]:
+def transformed(x: Tensor, shift: float) -> tuple[Tensor, Tensor]:
     """Transform images (B, C, H, W) at random, each `ALIKE` of them alike.
 
     Returns them and the answers (B, Q) to what was done.
@@ -449,7 +460,7 @@ def transformed(x: Tensor) -> tuple[Tensor, Tensor]:
     for start in range(0, len(x), ALIKE):
         part = x[start : start + ALIKE]
         t = Transformation(*(int(torch.randint(n, ())) for n in ANSWERS.values()))
-        parts.append(t(part))
+        parts.append(t(part, shift))
         truth += [t] * len(part)
     return torch.cat(parts), torch.tensor(truth).to(x.device, non_blocking=True)
 

@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 # How many answers each question has: quarter turns, and shifts to the right and down.
 ANSWERS = {"turns": 4, "right": 3, "down": 3}
-# A shift moves the image by this share of its side.
-SHIFT = 8
 
 
 class Transformation(NamedTuple):
@@ -21,17 +19,21 @@ class Transformation(NamedTuple):
     turns : int
         Quarter turns counterclockwise, 0 to 3.
     right, down : int
-        An eighth of the side to the right (1), to the left (2) or not at all (0); so too down, up.
+        Shifted to the right (1), to the left (2) or not at all (0); so too down, up.
     """
 
     turns: int = 0
     right: int = 0
     down: int = 0
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return images (B, C, H, W) transformed; what a shift uncovers is filled by reflection."""
+    def __call__(self, x: Tensor, share: float) -> Tensor:
+        """Return square images (B, C, H, H) transformed.
+
+        A shift is by `share` of the side, in whole pixels and at least one. What it uncovers is
+        filled by reflection.
+        """
         if self.right or self.down:
-            d = max(1, x.shape[2] // SHIFT)
+            d = max(1, int(x.shape[2] * share))
             left, top = (d - (0, d, -d)[shift] for shift in (self.right, self.down))
             x = F.pad(x, (d, d, d, d), mode="reflect")
             x = x[:, :, top : top + x.shape[2] - 2 * d, left : left + x.shape[3] - 2 * d]
