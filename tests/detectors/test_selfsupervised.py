@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from adcgan import load, load_named
 from adcgan.benchmark.metrics import auroc
 from adcgan.detectors import SelfSupervisedADCGAN
 from adcgan.detectors.selfsupervised import ALIKE, COMPONENTS, WEIGHED, informed, transformed
-from adcgan.networks.transformations import SCORED, Transformation
+from adcgan.networks.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING, Task, Transformation
+from adcgan.training.optimizers import Optimizers
 
 QUICK: dict[str, Any] = {"width": 0.125, "batch_size": 64, "fpr": 0.5, "device": "cpu"}
 
@@ -72,11 +75,35 @@ def test_without_the_gan_nothing_of_it_is_trained() -> None:
     assert named == {"critic/transformation", "autoencoder/reconstruction"}
 
 
-def test_a_transformation_and_its_answer_belong_together() -> None:
+def test_the_gan_takes_one_step_to_several_of_the_second_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    updates: Counter[tuple[str, ...]] = Counter()
+    update = Optimizers.update
+
+    def counted(self: Optimizers, name: str, losses: Mapping[str, torch.Tensor]) -> None:
+        updates[(name, *losses)] += 1
+        update(self, name, losses)
+
+    monkeypatch.setattr(Optimizers, "update", counted)
+    images, normal = digits(4)
+    settings = {"warmup_steps": 0, "epochs": 1, "min_steps": 12, "critic_steps": 4}
+    SelfSupervisedADCGAN(**QUICK, **settings).fit(images[normal][:100])
+    assert updates == {
+        ("critic", "transformation"): 9,
+        ("critic", "transformation", "contrastive", "adversarial"): 3,
+        ("generator", "adversarial", "contrastive"): 3,
+        ("autoencoder", "reconstruction"): 3,
+    }
+
+
+@pytest.mark.parametrize("task", [TURNS_AND_SHIFTS, WITH_MIRRORING])
+def test_a_transformation_and_its_answer_belong_together(task: Task) -> None:
     torch.manual_seed(0)
-    x = torch.rand(5 * ALIKE - 3, 1, 16, 16)
-    changed, truth = transformed(x, 1 / 8)
+    x = torch.rand(9 * ALIKE - 3, 1, 16, 16)
+    changed, truth = transformed(x, 1 / 8, task.answers)
     assert changed.shape == x.shape
+    assert truth.shape == (len(x), len(task.answers))
     for image, original, answer in zip(changed, x, truth.tolist(), strict=True):
         assert torch.equal(image, Transformation(*answer)(original[None], 1 / 8)[0])
     assert len({tuple(answer) for answer in truth.tolist()}) > 1
@@ -84,17 +111,16 @@ def test_a_transformation_and_its_answer_belong_together() -> None:
 
 def test_questions_count_that_are_answered_better_than_by_a_guess() -> None:
     torch.manual_seed(0)
-    truth = torch.tensor(SCORED)
-    assert informed((truth == truth).expand(50, -1, -1)).tolist() == [True, True, True]
+    task = TURNS_AND_SHIFTS
+    truth = torch.tensor([t[:3] for t in task.scored])
+    assert informed((truth == truth).expand(50, -1, -1), task).tolist() == [True, True, True]
     # Most of the scored transformations do not shift, so "no shift" is right most of the time.
-    assert informed((truth == 0).expand(50, -1, -1)).tolist() == [False, False, False]
-    answers = torch.stack([torch.randint(n, (500, len(SCORED))) for n in (4, 3, 3)], 2)
-    assert informed(answers == truth).tolist() == [False, False, False]
-    answers[:, :, 0] = torch.where(
-        torch.rand(500, len(SCORED)) < 0.1, truth[:, 0], answers[:, :, 0]
-    )
-    assert informed(answers == truth).tolist() == [True, False, False]
-    assert informed((truth == truth)[None]).tolist() == [True, True, True]
+    assert informed((truth == 0).expand(50, -1, -1), task).tolist() == [False, False, False]
+    answers = torch.stack([torch.randint(n, (500, len(truth))) for n in task.answers], 2)
+    assert informed(answers == truth, task).tolist() == [False, False, False]
+    answers[:, :, 0] = torch.where(torch.rand(500, len(truth)) < 0.1, truth[:, 0], answers[:, :, 0])
+    assert informed(answers == truth, task).tolist() == [True, False, False]
+    assert informed((truth == truth)[None], task).tolist() == [True, True, True]
 
 
 def test_turns_have_no_weight_where_nothing_is_upright(tmp_path: Path) -> None:

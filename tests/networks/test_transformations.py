@@ -5,7 +5,13 @@ import torch
 
 from adcgan.networks import SelfSupervisedCritic
 from adcgan.networks.residual import WideBlock
-from adcgan.networks.transformations import ANSWERS, SCORED, TURNS, Transformation
+from adcgan.networks.transformations import (
+    TURNS,
+    TURNS_AND_SHIFTS,
+    WITH_MIRRORING,
+    Task,
+    Transformation,
+)
 
 
 def picture() -> torch.Tensor:
@@ -32,23 +38,31 @@ def test_shifts_move_by_a_share_of_the_side_and_reflect_what_they_uncover() -> N
     assert torch.equal(Transformation(right=1)(x, 0.01)[..., 1:], x[..., :-1])
 
 
-def test_a_shift_comes_before_the_turn() -> None:
+def test_mirroring_comes_before_the_shift_and_the_shift_before_the_turn() -> None:
     x = picture()
-    shifted = Transformation(right=1, down=2)(x, 1 / 4)
-    assert torch.equal(Transformation(1, 1, 2)(x, 1 / 4), torch.rot90(shifted, 1, (2, 3)))
+    assert torch.equal(Transformation(mirrored=1)(x, 1 / 4), x.flip(3))
+    shifted = Transformation(right=1, down=2)(x.flip(3), 1 / 4)
+    assert torch.equal(Transformation(1, 1, 2, 1)(x, 1 / 4), torch.rot90(shifted, 1, (2, 3)))
 
 
-def test_the_score_takes_each_turn_with_at_most_one_shift() -> None:
-    assert len(set(SCORED)) == len(SCORED) == 4 * 5
-    assert set(TURNS) <= set(SCORED)
-    assert all(not (t.right and t.down) for t in SCORED)
+@pytest.mark.parametrize("task", [TURNS_AND_SHIFTS, WITH_MIRRORING])
+def test_the_score_takes_each_turn_with_at_most_one_other_change(task: Task) -> None:
+    changes = {t[1:] for t in task.scored}
+    assert len(set(task.scored)) == len(task.scored) == 4 * len(changes)
+    assert set(TURNS) <= set(task.scored)
+    assert all(sum(change > 0 for change in t[1:]) <= 1 for t in task.scored)
+    # Every answer is right at some time, and so every question can be judged.
+    for question, answers in enumerate(task.answers):
+        assert {t[question] for t in task.scored} == set(range(answers))
 
 
-def test_the_critic_answers_every_question() -> None:
-    critic = SelfSupervisedCritic(1, 28, width=0.125).eval()
-    global_ = critic.global_features_of(torch.rand(3, 1, 28, 28))
+@pytest.mark.parametrize(("size", "task"), [(28, TURNS_AND_SHIFTS), (32, WITH_MIRRORING)])
+def test_the_critic_answers_every_question(size: int, task: Task) -> None:
+    critic = SelfSupervisedCritic(1, size, width=0.125).eval()
+    assert critic.task == task
+    global_ = critic.global_features_of(torch.rand(3, 1, size, size))
     assert global_.shape == (3, critic.global_features)
-    assert critic.answers(global_).shape == (3, sum(ANSWERS.values()))
+    assert critic.answers(global_).shape == (3, sum(task.answers))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -131,7 +131,7 @@ class PretrainedKNN(Detector):
         # On a CPU, two images of 224 px at a time take half as long as twenty, whose maps leave its
         # cache.
         together = max(1, 2**17 // self.feature_size**2) if x.device.type == "cpu" else len(x)
-        return np.concatenate([self._computed_together(part) for part in x.split(together)])
+        return np.concatenate([self._computed_together(part) for part in torch.split(x, together)])
 
     def _computed_together(self, x: Tensor) -> NDArray[np.float32]:
         side = self.feature_size

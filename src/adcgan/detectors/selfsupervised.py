@@ -9,6 +9,7 @@ Transformations", 2018) and how far the image's features lie from those of the t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
@@ -37,7 +38,7 @@ from adcgan.losses import (
 )
 from adcgan.networks import Encoder, Generator, SelfSupervisedCritic, default_latent_dim
 from adcgan.networks.critic import RESIDUAL_FROM
-from adcgan.networks.transformations import ANSWERS, SCORED, TURNS, Transformation
+from adcgan.networks.transformations import TURNS, Task, Transformation
 from adcgan.scoring import (
     location_and_scale,
     residual_loss,
@@ -60,12 +61,12 @@ if TYPE_CHECKING:
 
 WEIGHED = ("recognition", "neighbours", "typicality")
 COMPONENTS = (*WEIGHED, "residual")
-_COUNTS = tuple(ANSWERS.values())
 # Without a residual trunk, and with one.
 WIDTHS = (0.5, 0.25)
 MIN_STEPS = (600, 2000)
 DROPOUT = (0.2, 0.0)
 SHIFTS = (1 / 8, 1 / 4)
+CRITIC_STEPS = (1, 4)
 # Images of a step that are transformed alike.
 ALIKE = 16
 # Training images whose features describe what is normal.
@@ -107,6 +108,9 @@ class SelfSupervisedADCGAN(Detector):
         Weights of the contrastive loss for the generator and the critic (Eq. 2).
     shift : float or None
         How far a shift moves an image, as a share of its side; None is 1/8, and 1/4 from 32 px on.
+    critic_steps : int or None
+        Steps of the critic's second task to one step of everything: the GAN, the contrastive loss
+        and the autoencoder. None is 1, and 4 from 32 px on.
     dropout : float or None
         Dropout in the critic; None is 0.2, and 0 from 32 px on.
     n_neighbors : int
@@ -155,6 +159,7 @@ class SelfSupervisedADCGAN(Detector):
         "beta": real(0),
         "transformation": real(0),
         "shift": maybe(real(0, 0.5, above=True)),
+        "critic_steps": maybe(whole(1)),
         "dropout": maybe(real(0, 1, below=True)),
         "n_neighbors": whole(1),
         "precision": one_of(*PRECISIONS),
@@ -179,6 +184,7 @@ class SelfSupervisedADCGAN(Detector):
         beta: float = 0.3,
         transformation: float = 1.0,
         shift: float | None = None,
+        critic_steps: int | None = None,
         dropout: float | None = None,
         n_neighbors: int = 5,
         validation_fraction: float = 0.1,
@@ -204,6 +210,7 @@ class SelfSupervisedADCGAN(Detector):
         self.beta = beta
         self.transformation = transformation
         self.shift = shift
+        self.critic_steps = critic_steps
         self.dropout = dropout
         self.n_neighbors = n_neighbors
         self.validation_fraction = validation_fraction
@@ -223,6 +230,9 @@ class SelfSupervisedADCGAN(Detector):
 
     def _shift(self, shape: Shape) -> float:
         return SHIFTS[shape[1] >= RESIDUAL_FROM] if self.shift is None else self.shift
+
+    def _critic_steps(self, shape: Shape) -> int:
+        return self.critic_steps or CRITIC_STEPS[shape[1] >= RESIDUAL_FROM]
 
     def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
         """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
@@ -274,7 +284,7 @@ class SelfSupervisedADCGAN(Detector):
         self._describe(images[split.train])
         with torch.no_grad():
             right = torch.cat([self._right(x) for x in self._batches(images[split.held_out])])
-        self.informed_ = informed(right).to(self._device())
+        self.informed_ = informed(right, self._critic.task).to(self._device())
 
     def _describe(self, images: NDArray[np.uint8]) -> None:
         """Keep what the critic sees in training images (n, C, H, W)."""
@@ -290,10 +300,11 @@ class SelfSupervisedADCGAN(Detector):
         self.whitening_ = torch.stack([matrix for _, matrix in fitted]).to(self.mean_.device)
 
     def _right(self, x: Tensor) -> Tensor:
-        """Return which answers are right: bool (B, S, Q) for images and `SCORED`."""
-        logits = torch.stack([self._critic.answers(self._features(t, x)) for t in SCORED], 1)
-        given = [part.argmax(2) for part in torch.split(logits, list(_COUNTS), dim=2)]
-        return torch.stack(given, 2) == torch.tensor(SCORED, device=x.device)
+        """Return which answers are right: bool (B, S, Q) for images and the S scored t."""
+        answers, scored = self._critic.task
+        logits = torch.stack([self._critic.answers(self._features(t, x)) for t in scored], 1)
+        given = torch.stack([part.argmax(2) for part in torch.split(logits, list(answers), dim=2)], 2)
+        return given == _truth(scored, answers).to(x.device)
 
     # -- score ---------------------------------------------------------------------------------
 
@@ -307,10 +318,11 @@ class SelfSupervisedADCGAN(Detector):
 
     def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {name: [] for name in WEIGHED}
-        for t in SCORED:
+        answers, scored = self._critic.task
+        for t in scored:
             features = self._features(t, x)
-            truth = torch.tensor([t], device=x.device).expand(x.shape[0], -1)
-            losses = answer_losses(self._critic.answers(features), truth, _COUNTS)
+            truth = _truth([t], answers).to(x.device).expand(x.shape[0], -1)
+            losses = answer_losses(self._critic.answers(features), truth, answers)
             parts["recognition"].append((losses * self.informed_).sum(1))
             if t in TURNS:
                 direction, reference = _direction(features), self.reference_[t.turns]
@@ -372,7 +384,8 @@ class _Steps:
         self.critic = cast(SelfSupervisedCritic, networks["critic"])
         self.latent_dim = detector._latent_dim
         self.shift = detector._shift(detector.image_shape_)
-        self.update = optimizers.update
+        self.optimizers, self.update = optimizers, optimizers.update
+        self.critic_steps = detector._critic_steps(detector.image_shape_)
         self.has_gan = detector.adversarial > 0
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
@@ -386,8 +399,11 @@ class _Steps:
         self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})
 
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
-        """Train every network once."""
+        """Train the critic to recognise, and every `critic_steps`-th time all networks."""
         few = x[: self.settings.gan_batch_size]
+        if self.optimizers.step % self.critic_steps:
+            self._critic_step(x, few[:0], None)
+            return
         fake = self.generator(self._noise(few, rng)) if self.has_gan else None
         self._critic_step(x, few, fake)
         if fake is not None:
@@ -399,15 +415,16 @@ class _Steps:
         settings = self.settings
         losses = {}
         with parametrize.cached():
-            turned, truth = transformed(x, self.shift)
+            asked = self.critic.task.answers
+            turned, truth = transformed(x, self.shift, asked)
             local = self.critic.local_features(torch.cat([few, turned]))
             global_ = self.critic.last_block(local).flatten(1)
             n = len(few)
-            answers = self.critic.answers(global_[n:])
+            given = self.critic.answers(global_[n:])
             losses["transformation"] = (
-                settings.transformation * transformation_loss(answers, truth, _COUNTS).mean()
+                settings.transformation * transformation_loss(given, truth, asked).mean()
             )
-            if settings.beta:
+            if settings.beta and n:
                 query = self.critic.project(global_[:n])
                 losses["contrastive"] = settings.beta * contrastive_loss(local[:n], query, "batch")
             if fake is not None:
@@ -434,8 +451,9 @@ class _Steps:
         """Put images through E, G and the critic as the score does."""
         self.generator(self.encoder(x))
         # One batch of all transformations, as in training, so that its variance is theirs.
-        n = len(SCORED)
-        mixed = [t(x[i::n], self.shift) for i, t in enumerate(SCORED[: len(x)])]
+        scored = self.critic.task.scored
+        n = len(scored)
+        mixed = [t(x[i::n], self.shift) for i, t in enumerate(scored[: len(x)])]
         self.critic.global_features_of(torch.cat(mixed))
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
@@ -451,21 +469,26 @@ def _direction(features: Tensor) -> Tensor:
     return F.normalize(features, dim=1)
 
 
-def transformed(x: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+def transformed(x: Tensor, shift: float, answers: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Transform images (B, C, H, W) at random, each `ALIKE` of them alike.
 
-    Returns them and the answers (B, Q) to what was done.
+    Returns them and the right answers (B, Q) to the questions with so many `answers`.
     """
-    parts, truth = [], []
+    parts, done = [], []
     for start in range(0, len(x), ALIKE):
         part = x[start : start + ALIKE]
-        t = Transformation(*(int(torch.randint(n, ())) for n in ANSWERS.values()))
+        t = Transformation(*(int(torch.randint(n, ())) for n in answers))
         parts.append(t(part, shift))
-        truth += [t] * len(part)
-    return torch.cat(parts), torch.tensor(truth).to(x.device, non_blocking=True)
+        done += [t] * len(part)
+    return torch.cat(parts), _truth(done, answers).to(x.device, non_blocking=True)
 
 
-def informed(right: Tensor) -> Tensor:
+def _truth(done: Sequence[Transformation], answers: Sequence[int]) -> Tensor:
+    """Return the right answers (S, Q) to what was done, S transformations."""
+    return torch.tensor([t[: len(answers)] for t in done])
+
+
+def informed(right: Tensor, task: Task) -> Tensor:
     """Return which questions a critic answers better than by a guess: bool (Q,).
 
     A question counts if its balanced accuracy, the mean over its answers of the share that is
@@ -474,11 +497,13 @@ def informed(right: Tensor) -> Tensor:
     Parameters
     ----------
     right : Tensor of bool (n, S, Q)
-        Whether the answers for n images, each transformed as in `SCORED`, are right.
+        Whether the answers for n images, each transformed in the S ways that are scored, are right.
+    task : Task
+        What was asked.
     """
-    truth = torch.tensor(SCORED)
+    truth = _truth(task.scored, task.answers)
     found = []
-    for q, n_answers in enumerate(_COUNTS):
+    for q, n_answers in enumerate(task.answers):
         recognised = [right[:, truth[:, q] == a, q].float().mean(1) for a in range(n_answers)]
         # Summed over the answers, a guess makes exactly 1.
         total = torch.stack(recognised).sum(0)

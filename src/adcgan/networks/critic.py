@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
 from adcgan.networks.layers import spectral_norm
 from adcgan.networks.residual import residual_trunk
-from adcgan.networks.transformations import ANSWERS
+from adcgan.networks.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
 
 # The last two layers of a column are the last block: the local map is taken before it.
 COLUMNS = {
@@ -112,7 +112,12 @@ class SelfSupervisedCritic(Critic):
     """D_cgan that also says which transformation was applied to an image.
 
     From 32 px on its trunk is residual: Table 2's, with its 5×5 kernels, needs several times the
-    work for the same recognition.
+    work for the same recognition. There it is also asked whether the image was mirrored.
+
+    Attributes
+    ----------
+    task : Task
+        What it is asked.
     """
 
     def __init__(
@@ -120,13 +125,14 @@ class SelfSupervisedCritic(Critic):
     ) -> None:
         super().__init__(channels, size, width=width, dropout=dropout)
         self.is_residual = size >= RESIDUAL_FROM
-        self.answer = nn.Linear(self.global_features, sum(ANSWERS.values()))
+        self.task = WITH_MIRRORING if self.is_residual else TURNS_AND_SHIFTS
+        self.answer = nn.Linear(self.global_features, sum(self.task.answers))
 
     def _make_trunk(self, size: int) -> Callable[..., Trunk]:
         return residual_trunk if size >= RESIDUAL_FROM else paper_trunk
 
     def answers(self, global_: Tensor) -> Tensor:
-        """Return the logits (B, ΣA) of the answers to `ANSWERS`, by global features (B, F)."""
+        """Return the logits (B, ΣA) of the answers to the `task`, by global features (B, F)."""
         logits: Tensor = self.answer(global_)
         return logits
 

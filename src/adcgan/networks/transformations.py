@@ -7,12 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-# How many answers each question has: quarter turns, and shifts to the right and down.
-ANSWERS = {"turns": 4, "right": 3, "down": 3}
-
 
 class Transformation(NamedTuple):
-    """A shift followed by quarter turns.
+    """Mirroring followed by a shift and quarter turns.
 
     Attributes
     ----------
@@ -20,11 +17,14 @@ class Transformation(NamedTuple):
         Quarter turns counterclockwise, 0 to 3.
     right, down : int
         Shifted to the right (1), to the left (2) or not at all (0); so too down, up.
+    mirrored : int
+        Left and right exchanged (1) or not (0).
     """
 
     turns: int = 0
     right: int = 0
     down: int = 0
+    mirrored: int = 0
 
     def __call__(self, x: Tensor, share: float) -> Tensor:
         """Return square images (B, C, H, H) transformed.
@@ -32,6 +32,8 @@ class Transformation(NamedTuple):
         A shift is by `share` of the side, in whole pixels and at least one. What it uncovers is
         filled by reflection.
         """
+        if self.mirrored:
+            x = x.flip(3)
         if self.right or self.down:
             d = max(1, int(x.shape[2] * share))
             left, top = (d - (0, d, -d)[shift] for shift in (self.right, self.down))
@@ -42,10 +44,26 @@ class Transformation(NamedTuple):
         return x if self.turns == 0 else x.transpose(2, 3).flip(2 if self.turns == 1 else 3)
 
 
-TURNS = tuple(Transformation(turns) for turns in range(ANSWERS["turns"]))
-# The score takes every turn with at most one shift.
-SCORED = tuple(
-    Transformation(turns, right, down)
-    for turns in range(ANSWERS["turns"])
-    for right, down in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2))
-)
+class Task(NamedTuple):
+    """What a self-supervised critic is asked of a transformed image.
+
+    Attributes
+    ----------
+    answers : tuple of int
+        How many answers each question has: one question for each of the first fields of
+        `Transformation`.
+    scored : tuple of Transformation
+        What the score looks at: every turn, with at most one other change.
+    """
+
+    answers: tuple[int, ...]
+    scored: tuple[Transformation, ...]
+
+
+TURNS = tuple(Transformation(turns) for turns in range(4))
+_CHANGES = ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2))
+_SHIFTED = tuple(Transformation(t.turns, *shift) for t in TURNS for shift in _CHANGES)
+_MIRRORED = tuple(Transformation(t.turns, mirrored=1) for t in TURNS)
+
+TURNS_AND_SHIFTS = Task((4, 3, 3), _SHIFTED)
+WITH_MIRRORING = Task((4, 3, 3, 2), _SHIFTED + _MIRRORED)
