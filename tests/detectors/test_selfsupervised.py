@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_the_gan_takes_one_step_to_several_of_the_second_task(
         ("generator", "adversarial", "contrastive"): 3,
         ("autoencoder", "reconstruction"): 3,
     }
+
+
+def test_two_views_of_half_as_many_images_are_told_from_others() -> None:
+    images, normal = digits(4)
+    settings = {"adversarial": 0.0, "beta": 0.0, "warmup_steps": 0, "epochs": 1, "views": 0.3}
+    detector = SelfSupervisedADCGAN(**QUICK, **settings, min_steps=100)
+    losses = [row["critic/views"] for row in detector.fit(images[normal]).history_]
+    # Of 32 images in two views; a guess among 63 others costs their logarithm.
+    assert losses[-1] < losses[0] < 0.3 * math.log(63)
+    assert np.isfinite(detector.decision_function(images[:5])).all()
 
 
 @pytest.mark.parametrize("task", [TURNS_AND_SHIFTS, WITH_MIRRORING])

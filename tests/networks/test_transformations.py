@@ -11,6 +11,7 @@ from adcgan.networks.transformations import (
     WITH_MIRRORING,
     Task,
     Transformation,
+    other_view,
 )
 
 
@@ -43,6 +44,27 @@ def test_mirroring_comes_before_the_shift_and_the_shift_before_the_turn() -> Non
     assert torch.equal(Transformation(mirrored=1)(x, 1 / 4), x.flip(3))
     shifted = Transformation(right=1, down=2)(x.flip(3), 1 / 4)
     assert torch.equal(Transformation(1, 1, 2, 1)(x, 1 / 4), torch.rot90(shifted, 1, (2, 3)))
+
+
+def test_another_view_is_shifted_a_little_and_in_other_light() -> None:
+    torch.manual_seed(0)
+    x = 0.4 + 0.2 * torch.rand(1, 3, 16, 16).repeat(50, 1, 1, 1)
+    view = other_view(x)
+    assert view.shape == x.shape
+    assert view.min() >= 0
+    assert view.max() <= 1
+    shifts = [(right, down) for right in range(-2, 3) for down in range(-2, 3)]
+    inner = view[0, :, 4:-4, 4:-4].flatten()
+    fits = [
+        torch.corrcoef(
+            torch.stack([inner, x[0].roll((down, right), (1, 2))[:, 4:-4, 4:-4].flatten()])
+        )
+        for right, down in shifts
+    ]
+    assert max(float(fit[0, 1]) for fit in fits) == pytest.approx(1, abs=1e-4)
+    brightness = view.mean((1, 2, 3))
+    assert 0.02 < brightness.std() < 0.2
+    assert {float(other_view(x).sum()) for _ in range(3)} != {float(view.sum())}
 
 
 @pytest.mark.parametrize("task", [TURNS_AND_SHIFTS, WITH_MIRRORING])

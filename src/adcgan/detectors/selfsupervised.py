@@ -35,10 +35,11 @@ from adcgan.losses import (
     relativistic_critic_loss,
     relativistic_generator_loss,
     transformation_loss,
+    view_loss,
 )
 from adcgan.networks import Encoder, Generator, SelfSupervisedCritic, default_latent_dim
 from adcgan.networks.critic import RESIDUAL_FROM
-from adcgan.networks.transformations import TURNS, Task, Transformation
+from adcgan.networks.transformations import TURNS, Task, Transformation, other_view
 from adcgan.scoring import (
     location_and_scale,
     residual_loss,
@@ -67,6 +68,9 @@ MIN_STEPS = (600, 2000)
 DROPOUT = (0.2, 0.0)
 SHIFTS = (1 / 8, 1 / 4)
 CRITIC_STEPS = (1, 4)
+VIEWS = (0.0, 0.3)
+# Of the contrastive loss between views.
+TEMPERATURE = 0.2
 # Images of a step that are transformed alike.
 ALIKE = 16
 # Training images whose features describe what is normal.
@@ -88,7 +92,7 @@ class SelfSupervisedADCGAN(Detector):
         Scale of every hidden width; None is 0.5, and 0.25 from 32 px on, where the critic's trunk
         is residual.
     batch_size : int
-        Images a step that are transformed.
+        Images a step that are transformed; with `views`, half as many, in two views each.
     gan_batch_size : int
         How many of them the GAN and the autoencoder see, as they are.
     warmup_steps : int
@@ -106,6 +110,9 @@ class SelfSupervisedADCGAN(Detector):
         autoencoder's decoder alone.
     alpha, beta : float
         Weights of the contrastive loss for the generator and the critic (Eq. 2).
+    views : float or None
+        Weight of the contrastive loss between two views of each transformed image; 0 leaves it
+        out. None is 0, and 0.3 from 32 px on.
     shift : float or None
         How far a shift moves an image, as a share of its side; None is 1/8, and 1/4 from 32 px on.
     critic_steps : int or None
@@ -158,6 +165,7 @@ class SelfSupervisedADCGAN(Detector):
         "alpha": real(0),
         "beta": real(0),
         "transformation": real(0),
+        "views": maybe(real(0)),
         "shift": maybe(real(0, 0.5, above=True)),
         "critic_steps": maybe(whole(1)),
         "dropout": maybe(real(0, 1, below=True)),
@@ -183,6 +191,7 @@ class SelfSupervisedADCGAN(Detector):
         alpha: float = 0.3,
         beta: float = 0.3,
         transformation: float = 1.0,
+        views: float | None = None,
         shift: float | None = None,
         critic_steps: int | None = None,
         dropout: float | None = None,
@@ -209,6 +218,7 @@ class SelfSupervisedADCGAN(Detector):
         self.alpha = alpha
         self.beta = beta
         self.transformation = transformation
+        self.views = views
         self.shift = shift
         self.critic_steps = critic_steps
         self.dropout = dropout
@@ -233,6 +243,9 @@ class SelfSupervisedADCGAN(Detector):
 
     def _critic_steps(self, shape: Shape) -> int:
         return self.critic_steps or CRITIC_STEPS[shape[1] >= RESIDUAL_FROM]
+
+    def _views(self, shape: Shape) -> float:
+        return VIEWS[shape[1] >= RESIDUAL_FROM] if self.views is None else self.views
 
     def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
         """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
@@ -303,7 +316,9 @@ class SelfSupervisedADCGAN(Detector):
         """Return which answers are right: bool (B, S, Q) for images and the S scored t."""
         answers, scored = self._critic.task
         logits = torch.stack([self._critic.answers(self._features(t, x)) for t in scored], 1)
-        given = torch.stack([part.argmax(2) for part in torch.split(logits, list(answers), dim=2)], 2)
+        given = torch.stack(
+            [part.argmax(2) for part in torch.split(logits, list(answers), dim=2)], 2
+        )
         return given == _truth(scored, answers).to(x.device)
 
     # -- score ---------------------------------------------------------------------------------
@@ -386,6 +401,7 @@ class _Steps:
         self.shift = detector._shift(detector.image_shape_)
         self.optimizers, self.update = optimizers, optimizers.update
         self.critic_steps = detector._critic_steps(detector.image_shape_)
+        self.views = detector._views(detector.image_shape_)
         self.has_gan = detector.adversarial > 0
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
@@ -416,7 +432,9 @@ class _Steps:
         losses = {}
         with parametrize.cached():
             asked = self.critic.task.answers
-            turned, truth = transformed(x, self.shift, asked)
+            turned, truth = transformed(x[: len(x) // 2] if self.views else x, self.shift, asked)
+            if self.views:
+                turned, truth = torch.cat([turned, other_view(turned)]), truth.repeat(2, 1)
             local = self.critic.local_features(torch.cat([few, turned]))
             global_ = self.critic.last_block(local).flatten(1)
             n = len(few)
@@ -424,6 +442,9 @@ class _Steps:
             losses["transformation"] = (
                 settings.transformation * transformation_loss(given, truth, asked).mean()
             )
+            if self.views:
+                first, second = self.critic.view_features(global_[n:]).chunk(2)
+                losses["views"] = self.views * view_loss(first, second, TEMPERATURE)
             if settings.beta and n:
                 query = self.critic.project(global_[:n])
                 losses["contrastive"] = settings.beta * contrastive_loss(local[:n], query, "batch")

@@ -19,6 +19,7 @@ from adcgan.losses.latent import (
 )
 from adcgan.losses.reconstruction import reconstruction_loss
 from adcgan.losses.transformation import answer_losses, transformation_loss
+from adcgan.losses.views import view_loss
 
 __all__ = [
     "LATENT_KINDS",
@@ -35,5 +36,6 @@ __all__ = [
     "relativistic_critic_loss",
     "relativistic_generator_loss",
     "transformation_loss",
+    "view_loss",
     "wasserstein_gradient_penalty",
 ]

@@ -27,6 +27,8 @@ COLUMNS = {
 LAST_BLOCK = 2
 # From this side on a self-supervised critic is residual.
 RESIDUAL_FROM = 32
+# What views of an image are compared by.
+VIEW_FEATURES = 64
 # Trunk, last block, channels of the local map, length of the global features.
 Trunk = tuple[nn.Sequential, nn.Sequential, int, int]
 
@@ -127,6 +129,8 @@ class SelfSupervisedCritic(Critic):
         self.is_residual = size >= RESIDUAL_FROM
         self.task = WITH_MIRRORING if self.is_residual else TURNS_AND_SHIFTS
         self.answer = nn.Linear(self.global_features, sum(self.task.answers))
+        n = self.global_features
+        self.view = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, VIEW_FEATURES))
 
     def _make_trunk(self, size: int) -> Callable[..., Trunk]:
         return residual_trunk if size >= RESIDUAL_FROM else paper_trunk
@@ -135,6 +139,11 @@ class SelfSupervisedCritic(Critic):
         """Return the logits (B, ΣA) of the answers to the `task`, by global features (B, F)."""
         logits: Tensor = self.answer(global_)
         return logits
+
+    def view_features(self, global_: Tensor) -> Tensor:
+        """Return what views of one image should share (B, K), by global features (B, F)."""
+        shared: Tensor = self.view(global_)
+        return shared
 
     def global_features_of(self, x: Tensor) -> Tensor:
         """Return E_ψ (B, F) of images (B, channels, size, size) in [0, 1]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,6 +43,26 @@ class Transformation(NamedTuple):
         if self.turns == 2:
             return x.flip((2, 3))
         return x if self.turns == 0 else x.transpose(2, 3).flip(2 if self.turns == 1 else 3)
+
+
+# How far another view of an image is shifted at most, as a share of the side, and by which share
+# its brightness and its contrast change.
+VIEW_SHIFT, VIEW_LIGHT = 1 / 8, 0.4
+
+
+def other_view(x: Tensor) -> Tensor:
+    """Return another view of images (B, C, H, H) in [0, 1]: shifted a little, in other light.
+
+    All are shifted alike; brightness and contrast are drawn for each.
+    """
+    size = x.shape[2]
+    d = max(1, int(size * VIEW_SHIFT))
+    left, top = torch.randint(2 * d + 1, (2,)).tolist()
+    x = F.pad(x, (d, d, d, d), mode="reflect")[:, :, top : top + size, left : left + size]
+    light = 1 + VIEW_LIGHT * (2 * torch.rand(2, len(x), 1, 1, 1) - 1)
+    brightness, contrast = light.to(x.device, non_blocking=True)
+    view: Tensor = ((x * brightness - 0.5) * contrast + 0.5).clamp(0, 1)
+    return view
 
 
 class Task(NamedTuple):
