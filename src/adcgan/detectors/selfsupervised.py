@@ -62,13 +62,18 @@ if TYPE_CHECKING:
 
 WEIGHED = ("recognition", "neighbours", "typicality")
 COMPONENTS = (*WEIGHED, "residual")
-# Without a residual trunk, and with one.
-WIDTHS = (0.5, 0.25)
-MIN_STEPS = (600, 2000)
-DROPOUT = (0.2, 0.0)
-SHIFTS = (1 / 8, 1 / 4)
-CRITIC_STEPS = (1, 4)
-VIEWS = (0.0, 0.3)
+# What None stands for: below 32 px, and from there on, where the critic's trunk is residual.
+BY_SIZE: dict[str, tuple[float, float]] = {
+    "width": (0.5, 0.25),
+    "min_steps": (600, 2000),
+    "adversarial": (1.0, 0.1),
+    "alpha": (0.3, 0.03),
+    "beta": (0.3, 0.03),
+    "views": (0.0, 0.3),
+    "shift": (1 / 8, 1 / 4),
+    "critic_steps": (1, 4),
+    "dropout": (0.2, 0.0),
+}
 # Of the contrastive loss between views.
 TEMPERATURE = 0.2
 # Images of a step that are transformed alike.
@@ -105,11 +110,12 @@ class SelfSupervisedADCGAN(Detector):
         Adam's learning rate for critic and autoencoder, and for the generator.
     transformation : float
         Weight of the critic's cross-entropy on transformations.
-    adversarial : float
+    adversarial : float or None
         Weight of the critic's adversarial loss (Eq. 6); 0 leaves the GAN out, and G is then the
-        autoencoder's decoder alone.
-    alpha, beta : float
-        Weights of the contrastive loss for the generator and the critic (Eq. 2).
+        autoencoder's decoder alone. None is 1, and 0.1 from 32 px on.
+    alpha, beta : float or None
+        Weights of the contrastive loss for the generator and the critic (Eq. 2). None is 0.3, and
+        0.03 from 32 px on.
     views : float or None
         Weight of the contrastive loss between two views of each transformed image; 0 leaves it
         out. None is 0, and 0.3 from 32 px on.
@@ -161,9 +167,9 @@ class SelfSupervisedADCGAN(Detector):
         "min_steps": maybe(whole(0)),
         "lr": real(0, above=True),
         "lr_gan": real(0, above=True),
-        "adversarial": real(0),
-        "alpha": real(0),
-        "beta": real(0),
+        "adversarial": maybe(real(0)),
+        "alpha": maybe(real(0)),
+        "beta": maybe(real(0)),
         "transformation": real(0),
         "views": maybe(real(0)),
         "shift": maybe(real(0, 0.5, above=True)),
@@ -187,9 +193,9 @@ class SelfSupervisedADCGAN(Detector):
         min_steps: int | None = None,
         lr: float = 1e-3,
         lr_gan: float = 3e-4,
-        adversarial: float = 1.0,
-        alpha: float = 0.3,
-        beta: float = 0.3,
+        adversarial: float | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
         transformation: float = 1.0,
         views: float | None = None,
         shift: float | None = None,
@@ -235,23 +241,19 @@ class SelfSupervisedADCGAN(Detector):
     def _latent_dim(self, shape: Shape) -> int:
         return self.latent_dim or default_latent_dim(shape[1])
 
+    def _setting(self, name: str, shape: Shape) -> float:
+        """Return the parameter `name`, or what None stands for with images of `shape`."""
+        value = getattr(self, name)
+        return BY_SIZE[name][shape[1] >= RESIDUAL_FROM] if value is None else value
+
     def _width(self, shape: Shape) -> float:
-        return WIDTHS[shape[1] >= RESIDUAL_FROM] if self.width is None else self.width
-
-    def _shift(self, shape: Shape) -> float:
-        return SHIFTS[shape[1] >= RESIDUAL_FROM] if self.shift is None else self.shift
-
-    def _critic_steps(self, shape: Shape) -> int:
-        return self.critic_steps or CRITIC_STEPS[shape[1] >= RESIDUAL_FROM]
-
-    def _views(self, shape: Shape) -> float:
-        return VIEWS[shape[1] >= RESIDUAL_FROM] if self.views is None else self.views
+        return self._setting("width", shape)
 
     def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
         """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
         channels, size, _ = shape
         z = self._latent_dim(shape)
-        dropout = DROPOUT[size >= RESIDUAL_FROM] if self.dropout is None else self.dropout
+        dropout = self._setting("dropout", shape)
         networks = {
             "encoder": Encoder(channels, size, z, width=width, dropout=0.0),
             "generator": Generator(channels, size, z, width=width),
@@ -276,21 +278,18 @@ class SelfSupervisedADCGAN(Detector):
             optimizers=optimizers,
             phases=(
                 Phase("warm-up", self.warmup_steps, steps.warm_up),
-                Phase("joint", self._steps(n_train, networks), steps.joint),
+                Phase("joint", self._steps(n_train), steps.joint),
             ),
             batch_size=self.batch_size,
             probe=steps.probe,
-            checks=(COLLAPSE, STALLED_AUTOENCODER) if self.adversarial else (STALLED_AUTOENCODER,),
+            checks=(COLLAPSE, STALLED_AUTOENCODER) if steps.has_gan else (STALLED_AUTOENCODER,),
             scoring_pass=steps.scoring_pass,
         )
 
-    def _steps(self, n_train: int, networks: nn.ModuleDict) -> int:
+    def _steps(self, n_train: int) -> int:
         """Return the steps of all networks together."""
-        least = self.min_steps
-        if least is None:
-            least = MIN_STEPS[cast(SelfSupervisedCritic, networks["critic"]).is_residual]
         per_epoch = n_train // min(self.batch_size, n_train)
-        return max(self.epochs * per_epoch, least)
+        return max(self.epochs * per_epoch, int(self._setting("min_steps", self.image_shape_)))
 
     def _learn(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
         super()._learn(images, split, session)
@@ -329,7 +328,7 @@ class SelfSupervisedADCGAN(Detector):
 
     def _features(self, t: Transformation, x: Tensor) -> Tensor:
         """Return E_ψ(t(x)) (B, F) of images (B, C, H, W)."""
-        return self._critic.global_features_of(t(x, self._shift(self.image_shape_)))
+        return self._critic.global_features_of(t(x, self._setting("shift", self.image_shape_)))
 
     def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {name: [] for name in WEIGHED}
@@ -394,15 +393,18 @@ class _Steps:
     def __init__(
         self, detector: SelfSupervisedADCGAN, networks: nn.ModuleDict, optimizers: Optimizers
     ) -> None:
-        self.settings = detector
+        self.gan_batch_size = detector.gan_batch_size
         self.encoder, self.generator = networks["encoder"], networks["generator"]
         self.critic = cast(SelfSupervisedCritic, networks["critic"])
         self.latent_dim = detector._latent_dim
-        self.shift = detector._shift(detector.image_shape_)
         self.optimizers, self.update = optimizers, optimizers.update
-        self.critic_steps = detector._critic_steps(detector.image_shape_)
-        self.views = detector._views(detector.image_shape_)
-        self.has_gan = detector.adversarial > 0
+        self.weight = {
+            name: detector._setting(name, detector.image_shape_)
+            for name in ("transformation", "adversarial", "alpha", "beta", "views")
+        }
+        self.shift = detector._setting("shift", detector.image_shape_)
+        self.critic_steps = int(detector._setting("critic_steps", detector.image_shape_))
+        self.has_gan = self.weight["adversarial"] > 0
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
         z = self.latent_dim((like.shape[1], like.shape[2], like.shape[3]))
@@ -410,13 +412,13 @@ class _Steps:
 
     def warm_up(self, x: Tensor, rng: torch.Generator) -> None:  # noqa: ARG002
         """Train the autoencoder alone on L_AE."""
-        x = x[: self.settings.gan_batch_size]
+        x = x[: self.gan_batch_size]
         x_hat = self.generator(self.encoder(x))
         self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})
 
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
         """Train the critic to recognise, and every `critic_steps`-th time all networks."""
-        few = x[: self.settings.gan_batch_size]
+        few = x[: self.gan_batch_size]
         if self.optimizers.step % self.critic_steps:
             self._critic_step(x, few[:0], None)
             return
@@ -428,32 +430,29 @@ class _Steps:
         self.update("autoencoder", {"reconstruction": reconstruction_loss(few, x_hat)})
 
     def _critic_step(self, x: Tensor, few: Tensor, fake: Tensor | None) -> None:
-        settings = self.settings
         losses = {}
         with parametrize.cached():
-            asked = self.critic.task.answers
-            turned, truth = transformed(x[: len(x) // 2] if self.views else x, self.shift, asked)
-            if self.views:
+            asked, has_views = self.critic.task.answers, self.weight["views"] > 0
+            turned, truth = transformed(x[: len(x) // 2] if has_views else x, self.shift, asked)
+            if has_views:
                 turned, truth = torch.cat([turned, other_view(turned)]), truth.repeat(2, 1)
             local = self.critic.local_features(torch.cat([few, turned]))
             global_ = self.critic.last_block(local).flatten(1)
             n = len(few)
             given = self.critic.answers(global_[n:])
-            losses["transformation"] = (
-                settings.transformation * transformation_loss(given, truth, asked).mean()
-            )
-            if self.views:
+            losses["transformation"] = transformation_loss(given, truth, asked).mean()
+            if has_views:
                 first, second = self.critic.view_features(global_[n:]).chunk(2)
-                losses["views"] = self.views * view_loss(first, second, TEMPERATURE)
-            if settings.beta and n:
+                losses["views"] = view_loss(first, second, TEMPERATURE)
+            if self.weight["beta"] and n:
                 query = self.critic.project(global_[:n])
-                losses["contrastive"] = settings.beta * contrastive_loss(local[:n], query, "batch")
+                losses["contrastive"] = contrastive_loss(local[:n], query, "batch")
             if fake is not None:
                 real = self.critic.logit(global_[:n]).squeeze(1)
                 judged = self.critic(fake.detach()).logit
-                loss = relativistic_critic_loss(real, judged)
-                losses["adversarial"] = settings.adversarial * loss
-        self.update("critic", losses)
+                losses["adversarial"] = relativistic_critic_loss(real, judged)
+        weights = {**self.weight, "contrastive": self.weight["beta"]}
+        self.update("critic", {name: weights[name] * loss for name, loss in losses.items()})
 
     def _generator_step(self, x: Tensor, fake: Tensor) -> None:
         with parametrize.cached():
@@ -462,10 +461,8 @@ class _Steps:
             on_fake = self.critic(fake)
             query = self.critic.project(on_fake.global_)
         losses = {"adversarial": relativistic_generator_loss(on_real.logit, on_fake.logit)}
-        if self.settings.alpha:
-            losses["contrastive"] = self.settings.alpha * contrastive_loss(
-                on_fake.local, query, "batch"
-            )
+        if alpha := self.weight["alpha"]:
+            losses["contrastive"] = alpha * contrastive_loss(on_fake.local, query, "batch")
         self.update("generator", losses)
 
     def scoring_pass(self, x: Tensor) -> None:
