@@ -5,6 +5,8 @@ critic recognises, in addition, which transformation was applied to a training i
 self-supervised GANs (Chen et al., "Self-Supervised GANs via Auxiliary Rotation Loss", 2019), and
 the score asks how well it does so (Golan and El-Yaniv, "Deep Anomaly Detection Using Geometric
 Transformations", 2018) and how far the image's features lie from those of the training images.
+From 32 px on it also tells two views of one image from those of others (Chen et al., "A Simple
+Framework for Contrastive Learning of Visual Representations", 2020).
 """
 
 from __future__ import annotations
@@ -84,6 +86,8 @@ MOST_REFERENCES = 4096
 
 class SelfSupervisedADCGAN(Detector):
     """AD-CGAN whose critic also tells transformations apart and whose features are compared.
+
+    What None stands for depends on the images' size alone, not on what they show.
 
     Parameters
     ----------
