@@ -370,18 +370,34 @@ def aurocs(name: str, detector: str) -> list[float]:
     return [100 * row["auroc"] for row in rows if row["detector"] == detector]
 
 
+SETS = {
+    "MNIST": "mnist",
+    "Fashion-MNIST": "fashion-mnist",
+    "CIFAR-10 (JPEG copy)": "cifar10",
+    "CatsVsDogs": "cats-vs-dogs",
+}
+
+
 @pytest.mark.parametrize("detector", ["pixel-pca", "pixel-knn", "pixel-iforest"])
 def test_the_figures_of_the_pixel_baselines_are_those_of_the_rows(detector: str) -> None:
     text = text_of(DOCS / "detectors" / f"{detector}.md")
-    for label, name in {
-        "MNIST": "mnist",
-        "Fashion-MNIST": "fashion-mnist",
-        "CIFAR-10 (JPEG copy)": "cifar10",
-        "CatsVsDogs": "cats-vs-dogs",
-    }.items():
+    for label, name in SETS.items():
         found = aurocs(f"pixels-{name}.jsonl", detector)
         mean = sum(found) / len(found)
         assert f"| {label} | {mean:.1f} | {min(found):.1f} | {max(found):.1f} |" in text
+
+
+def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
+    page, front = text_of(DOCS / "detectors" / "adcgan-ss.md"), text_of(ROOT / "README.md")
+    for label, name in list(SETS.items())[:3]:
+        found = aurocs(f"adcgan-ss-{name}.jsonl", "adcgan-ss")
+        pixels = aurocs(f"pixels-{name}.jsonl", "pixel-knn")
+        assert len(found) == len(pixels)
+        mean, nearest = sum(found) / len(found), sum(pixels) / len(pixels)
+        paper = published(1)[name, "one-vs-all", "average", "adcgan"]
+        classes = " ".join(f"{figure:.1f}" for figure in found)
+        assert f"| {label} | {mean:.1f} | {nearest:.1f} | {paper:.1f} | {classes} |" in page
+        assert re.search(rf"\| {re.escape(label)} \| {mean:.1f} \| [\d.]+ \| {paper:.1f} \|", front)
 
 
 def test_the_figures_of_adcgan_are_those_of_the_rows() -> None:
