@@ -365,8 +365,9 @@ def test_the_page_of_a_detector_has_its_parts_and_settings_that_work(page: Path)
 
 
 def aurocs(name: str, detector: str) -> list[float]:
-    """Return the AUROCs in percent of one detector's rows in a file of results."""
+    """Return the AUROCs in percent of one detector's rows in a file of results, by class."""
     rows = [json.loads(line) for line in (ROOT / "results" / name).read_text().splitlines()]
+    rows.sort(key=lambda row: row["class"])
     return [100 * row["auroc"] for row in rows if row["detector"] == detector]
 
 
