@@ -437,7 +437,8 @@ class _Steps:
         losses = {}
         with parametrize.cached():
             asked, has_views = self.critic.task.answers, self.weight["views"] > 0
-            turned, truth = transformed(x[: len(x) // 2] if has_views else x, self.shift, asked)
+            some = x[: (len(x) + 1) // 2] if has_views else x
+            turned, truth = transformed(some, self.shift, asked)
             if has_views:
                 turned, truth = torch.cat([turned, other_view(turned)]), truth.repeat(2, 1)
             local = self.critic.local_features(torch.cat([few, turned]))
