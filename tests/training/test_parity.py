@@ -22,8 +22,9 @@ from adcgan.training.device import denormals_flushed
 SIZES = {28: (1, 28, 28), 32: (3, 32, 32)}
 # Largest difference of any loss in a step, relative to the loss or to 1 if that is larger: with
 # the same weights at the start of each step, and with the same weights at the first step alone.
-# Adversarial training by Adam amplifies rounding from step to step.
-STEPS, ONE_STEP_FLOAT32, FLOAT32 = 50, 1e-4, 0.15
+# Adversarial training by Adam amplifies rounding from step to step, and now and then within one:
+# the critic's losses come before any update, the others after that of the critic.
+STEPS, ONE_STEP_FLOAT32, AFTER_ADAM_FLOAT32, FLOAT32 = 50, 1e-4, 5e-3, 0.15
 STEPS_BF16, BF16 = 10, 0.1
 
 Losses = list[dict[str, float]]
@@ -88,8 +89,16 @@ def differences(ours: Losses, reference: Losses) -> list[float]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_float32_gives_the_losses_of_plain_pytorch(plain: Any, size: int) -> None:
-    found = differences(*both(plain, size, "float32", STEPS, together=True))
-    assert max(found) < ONE_STEP_FLOAT32
+    ours, reference = both(plain, size, "float32", STEPS, together=True)
+    first = [
+        [{key: loss for key, loss in row.items() if key.startswith("critic/")} for row in rows]
+        for rows in (ours, reference)
+    ]
+    assert all(first[0])
+    assert max(differences(*first)) < ONE_STEP_FLOAT32
+    found = differences(ours, reference)
+    assert np.median(found) < ONE_STEP_FLOAT32
+    assert max(found) < AFTER_ADAM_FLOAT32
 
 
 def test_float32_stays_near_the_losses_of_plain_pytorch(plain: Any) -> None:
@@ -106,7 +115,7 @@ def test_bf16_gives_about_the_losses_of_plain_pytorch(plain: Any, size: int) -> 
 def test_the_comparison_sees_a_change_of_one_percent(plain: Any) -> None:
     ours, reference = both(plain, 28, "float32", 2, together=True)
     changed = [{key: 1.01 * value for key, value in row.items()} for row in ours]
-    assert min(differences(changed, reference)) > ONE_STEP_FLOAT32
+    assert min(differences(changed, reference)) > AFTER_ADAM_FLOAT32
 
 
 def test_gradients_lie_in_memory_as_their_weights_do() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from adcgan import __version__
 from adcgan.errors import InputError
-from adcgan.files import replacing, write_json
+from adcgan.files import remove_leftovers, replacing, write_json
 
 RUN_FILE, STATS_FILE = "run.json", "stats.jsonl"
 Row = dict[str, Any]
@@ -86,6 +86,7 @@ class RunLog:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         path = self.folder / RUN_FILE
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))["settings"]
