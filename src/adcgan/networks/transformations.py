@@ -38,8 +38,7 @@ class Transformation(NamedTuple):
         if self.right or self.down:
             d = max(1, int(x.shape[2] * share))
             left, top = (d - (0, d, -d)[shift] for shift in (self.right, self.down))
-            x = F.pad(x, (d, d, d, d), mode="reflect")
-            x = x[:, :, top : top + x.shape[2] - 2 * d, left : left + x.shape[3] - 2 * d]
+            x = _window(x, d, left, top)
         if self.turns == 2:
             return x.flip((2, 3))
         return x if self.turns == 0 else x.transpose(2, 3).flip(2 if self.turns == 1 else 3)
@@ -55,14 +54,19 @@ def other_view(x: Tensor) -> Tensor:
 
     All are shifted alike; brightness and contrast are drawn for each.
     """
-    size = x.shape[2]
-    d = max(1, int(size * VIEW_SHIFT))
+    d = max(1, int(x.shape[2] * VIEW_SHIFT))
     left, top = torch.randint(2 * d + 1, (2,)).tolist()
-    x = F.pad(x, (d, d, d, d), mode="reflect")[:, :, top : top + size, left : left + size]
+    x = _window(x, d, left, top)
     light = 1 + VIEW_LIGHT * (2 * torch.rand(2, len(x), 1, 1, 1) - 1)
     brightness, contrast = light.to(x.device, non_blocking=True)
     view: Tensor = ((x * brightness - 0.5) * contrast + 0.5).clamp(0, 1)
     return view
+
+
+def _window(x: Tensor, d: int, left: int, top: int) -> Tensor:
+    """Return what a window as large as the images sees of them, continued by `d` by reflection."""
+    wider = F.pad(x, (d, d, d, d), mode="reflect")
+    return wider[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
 
 class Task(NamedTuple):
