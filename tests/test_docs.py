@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -364,11 +365,19 @@ def test_the_page_of_a_detector_has_its_parts_and_settings_that_work(page: Path)
         kind(**{key: json.loads(value) for key, value in chosen.items()}).check_parameters()
 
 
-def aurocs(name: str, detector: str) -> list[float]:
+def by_class(name: str, detector: str) -> dict[int, float]:
     """Return the AUROCs in percent of one detector's rows in a file of results, by class."""
     rows = [json.loads(line) for line in (ROOT / "results" / name).read_text().splitlines()]
     rows.sort(key=lambda row: row["class"])
-    return [100 * row["auroc"] for row in rows if row["detector"] == detector]
+    return {row["class"]: 100 * row["auroc"] for row in rows if row["detector"] == detector}
+
+
+def aurocs(name: str, detector: str) -> list[float]:
+    return list(by_class(name, detector).values())
+
+
+def spaced(figures: Iterable[float]) -> str:
+    return " ".join(f"{figure:.1f}" for figure in figures)
 
 
 SETS = {
@@ -384,8 +393,7 @@ def test_the_figures_of_the_pixel_baselines_are_those_of_the_rows(detector: str)
     text = text_of(DOCS / "detectors" / f"{detector}.md")
     for label, name in SETS.items():
         found = aurocs(f"pixels-{name}.jsonl", detector)
-        mean = sum(found) / len(found)
-        assert f"| {label} | {mean:.1f} | {min(found):.1f} | {max(found):.1f} |" in text
+        assert f"| {label} | {mean(found):.1f} | {min(found):.1f} | {max(found):.1f} |" in text
 
 
 def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
@@ -394,11 +402,20 @@ def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
         found = aurocs(f"adcgan-ss-{name}.jsonl", "adcgan-ss")
         pixels = aurocs(f"pixels-{name}.jsonl", "pixel-knn")
         assert len(found) == len(pixels)
-        mean, nearest = sum(found) / len(found), sum(pixels) / len(pixels)
         paper = published(1)[name, "one-vs-all", "average", "adcgan"]
-        classes = " ".join(f"{figure:.1f}" for figure in found)
-        assert f"| {label} | {mean:.1f} | {nearest:.1f} | {paper:.1f} | {classes} |" in page
-        assert re.search(rf"\| {re.escape(label)} \| {mean:.1f} \| [\d.]+ \| {paper:.1f} \|", front)
+        means = f"{mean(found):.1f} | {mean(pixels):.1f} | {paper:.1f}"
+        assert f"| {label} | {means} | {spaced(found)} |" in page
+        assert re.search(
+            rf"\| {re.escape(label)} \| {mean(found):.1f} \| [\d.]+ \| {paper:.1f} \|", front
+        )
+
+
+def test_the_figures_of_pretrained_knn_are_those_of_the_rows() -> None:
+    page, front = text_of(DOCS / "detectors" / "pretrained-knn.md"), text_of(ROOT / "README.md")
+    for label, name in SETS.items():
+        found = aurocs(f"pretrained-knn-{name}.jsonl", "pretrained-knn")
+        assert f"| {label} | {mean(found):.1f} | {spaced(found)} |" in page
+        assert f"| {label} | {mean(found):.1f} |\n" in front
 
 
 def test_the_figures_of_adcgan_are_those_of_the_rows() -> None:
