@@ -410,6 +410,19 @@ def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
         )
 
 
+def test_the_figures_of_adcgan_ss_with_nine_classes_normal_are_those_of_the_rows() -> None:
+    page, front = text_of(DOCS / "detectors" / "adcgan-ss.md"), text_of(ROOT / "README.md")
+    for label, name in list(SETS.items())[:3]:
+        found = by_class(f"adcgan-ss-{name}-all-vs-one.jsonl", "adcgan-ss")
+        pixels = by_class(f"pixels-{name}-all-vs-one.jsonl", "pixel-knn")
+        same = [pixels[class_] for class_ in found]
+        paper = published(1)[name, "all-vs-one", "average", "adcgan"]
+        means = f"{mean(found.values()):.1f} | {mean(same):.1f} | {paper:.1f}"
+        left_out = " ".join(map(str, found))
+        assert f"| {label} | {means} | {left_out} | {spaced(found.values())} |" in page
+        assert f"| {label} | {means} | {len(found)} of 10 |" in front
+
+
 def test_the_figures_of_pretrained_knn_are_those_of_the_rows() -> None:
     page, front = text_of(DOCS / "detectors" / "pretrained-knn.md"), text_of(ROOT / "README.md")
     for label, name in SETS.items():
