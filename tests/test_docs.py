@@ -412,7 +412,9 @@ def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
 
 def test_the_figures_of_adcgan_ss_with_nine_classes_normal_are_those_of_the_rows() -> None:
     page, front = text_of(DOCS / "detectors" / "adcgan-ss.md"), text_of(ROOT / "README.md")
-    for label, name in list(SETS.items())[:3]:
+    for label, name in SETS.items():
+        if name == "cats-vs-dogs":  # With two classes the schemes are one.
+            continue
         found = by_class(f"adcgan-ss-{name}-all-vs-one.jsonl", "adcgan-ss")
         pixels = by_class(f"pixels-{name}-all-vs-one.jsonl", "pixel-knn")
         same = [pixels[class_] for class_ in found]
