@@ -34,6 +34,9 @@ from adcgan.benchmark.protocol import development_partition
 from adcgan.benchmark.rows import latest, read_rows
 from adcgan.detectors import Detector
 
+# Detectors that differ in the class left out alone are compared.
+KIND = ("dataset", "detector", "settings", "seed", "max_train")
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -92,22 +95,24 @@ def compare(judgements: list[Judgement]) -> Iterator[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table: means over the other classes, then over all pairs."""
-    lines = [["detector", "set", "class", "scores", "left out", "normal", "gain"], ["---"] * 7]
-    for (detector, dataset), group in groupby(rows, lambda r: (r["detector"], r["dataset"])):
+    head = [*KIND, "class", "scores", "left out", "normal", "gain"]
+    lines = [head, ["---"] * len(head)]
+    for _, group in groupby(rows, kind_of):
         found = list(group)
+        kind = [str(found[0][key]) for key in KIND]
         classes = sorted({row["class"] for row in found})
         places = {str(c): [row for row in found if row["class"] == c] for c in classes}
         for place, some in (places | {"mean": found}).items():
             for name in found[0]["normal"]:
                 new, old = (np.mean([r[k][name] for r in some]) for k in ("left_out", "normal"))
                 figures = [f"{figure:.1f}" for figure in (new, old, new - old)]
-                lines.append([detector, dataset, place, name, *figures])
+                lines.append([*kind, place, name, *figures])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def kind_of(row: dict[str, Any]) -> tuple[str, ...]:
+def kind_of(row: dict[str, Any]) -> str:
     """Return what the detectors of comparable rows have in common, as text."""
-    return row["dataset"], row["detector"], json.dumps(row["settings"]), str(row["seed"])
+    return json.dumps([row[key] for key in KIND])
 
 
 def main() -> None:
@@ -128,13 +133,14 @@ def main() -> None:
     ]
     if not cells:
         parser.error("give folders with rows of --split development and --scheme all-vs-one")
-    for (dataset, detector, settings, seed), group in groupby(sorted(cells, key=kind_of), kind_of):
+    for kind, group in groupby(sorted(cells, key=kind_of), kind_of):
         found = sorted(group, key=lambda row: row["class"])
+        if len(found) < 2:
+            parser.error(f"give two classes at least of {kind}")
         judgements = [judge(row, folders[row["key"]]) for row in found]
         trained = {"trained_at": sorted({row["commit"] for row in found})}
-        told = {"dataset": dataset, "detector": detector, "settings": json.loads(settings)}
-        rows = [told | {"seed": int(seed)} | pair for pair in compare(judgements)]
-        rows = [row | trained | circumstances() for row in rows]
+        told = {key: found[0][key] for key in KIND}
+        rows = [told | pair | trained | circumstances() for pair in compare(judgements)]
         print(table(rows), flush=True)
         if asked.out:
             with asked.out.open("a") as file:

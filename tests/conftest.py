@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHROMIUM_FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -55,3 +58,16 @@ def browser() -> Iterator[Browser]:
         running = started.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         yield running
         running.close()
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Return what imports a script of ``benchmarks/`` afresh, by its name."""
+
+    def imported(name: str) -> Any:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        for file in BENCHMARKS.glob("*.py"):
+            monkeypatch.delitem(sys.modules, file.stem, raising=False)
+        return importlib.import_module(name)
+
+    return imported

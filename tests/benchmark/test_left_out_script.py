@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,11 @@ from adcgan.benchmark.metrics import auroc
 from adcgan.cli import app
 from adcgan.detectors import PixelKNN
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def left_out(monkeypatch: pytest.MonkeyPatch) -> Any:
+def left_out(benchmark_script: Callable[[str], Any]) -> Any:
     """Return the script as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("left_out", "circumstances"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import left_out
-
-    return left_out
+    return benchmark_script("left_out")
 
 
 def test_a_class_gains_by_being_new(
@@ -95,3 +89,20 @@ def test_rows_of_another_split_are_refused(
         with pytest.raises(SystemExit):
             left_out.main()
         assert "--split development" in capsys.readouterr().err
+
+
+def test_one_class_alone_is_refused(
+    left_out: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"error": None, "split": "development", "scheme": "all-vs-one", "dataset": "digits"}
+    row |= {"detector": "pixel-knn", "settings": {}, "seed": 0}
+    # Two classes, but detectors that learnt from different numbers of images.
+    kinds = [{"key": "a", "class": 0, "max_train": 9}, {"key": "b", "class": 1, "max_train": None}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row | k) + "\n" for k in kinds))
+    monkeypatch.setattr(sys, "argv", ["left_out.py", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        left_out.main()
+    assert "two classes at least" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,14 @@ import torch
 from adcgan import ADCGAN
 from adcgan.benchmark.metrics import auroc
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("discrimination", "residual", "encoded", "latent")
 QUICK = ["width=0.06", "warmup_epochs=1", "epochs=2", "min_steps=0", "batch_size=16"]
 
 
 @pytest.fixture
-def diagnosis(monkeypatch: pytest.MonkeyPatch) -> Any:
+def diagnosis(benchmark_script: Callable[[str], Any]) -> Any:
     """Return the script as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("diagnosis", "circumstances"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import diagnosis
-
-    return diagnosis
+    return benchmark_script("diagnosis")
 
 
 def test_each_epoch_is_judged_with_both_statistics(

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+def gpu(benchmark_script: Callable[[str], Any]) -> Any:
     """Return the script as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("gpu", "worker", "circumstances"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import gpu
-
-    return gpu
+    return benchmark_script("gpu")
 
 
 def run(gpu: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

@@ -7,7 +7,7 @@ memory, gradients of every weight, unfused Adam.
 from __future__ import annotations
 
 import hashlib
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,9 @@ Losses = list[dict[str, float]]
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Any:
+def plain(benchmark_script: Callable[[str], Any]) -> Any:
     """Return the module of the reference."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    monkeypatch.delitem(sys.modules, "plain", raising=False)
-    import plain
-
-    return plain
+    return benchmark_script("plain")
 
 
 def images(shape: tuple[int, int, int], n: int = 256) -> torch.Tensor:
