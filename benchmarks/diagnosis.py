@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from adcgan.benchmark.protocol import development_partition
 from adcgan.cli.benchmark import numbers
 from adcgan.cli.settings import settings
 from adcgan.data.prepare import Split, split_held_out
+from adcgan.detectors.adcgan import ADCGANModel
 from adcgan.losses import latent_scoring_inputs, latent_training_inputs
 from adcgan.networks import LatentCritic
 from adcgan.progress import silent
@@ -68,8 +69,10 @@ def epochs(detector: ADCGAN, images: NDArray[np.uint8]) -> Iterator[tuple[int, s
     accelerator = make_accelerator("cpu", "float32")
     split = split_held_out(len(images), detector.validation_fraction, detector.random_state)
     detector.image_shape_ = images.shape[1:]
-    detector._build_seeded(detector.image_shape_)
-    recipe = detector._recipe(detector.networks_, len(split.train), accelerator)
+    with torch.random.fork_rng():
+        torch.manual_seed(detector.random_state)
+        model = detector.model_ = detector.make_model(detector.image_shape_).eval()
+    recipe = model.recipe(len(split.train), accelerator)
     whole = sum(phase.steps for phase in recipe.phases)
     total = detector.warmup_epochs + detector.epochs
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +90,7 @@ def epochs(detector: ADCGAN, images: NDArray[np.uint8]) -> Iterator[tuple[int, s
             for statistics in STATISTICS:
                 # The second call finds its steps done, and changes the statistics alone.
                 _train(part, images, split, session, statistics)
-                detector.__dict__.pop("_draws", None)  # E(G(z)) of the weights before
+                model.learn(images, split, silent)  # E(G(z)) of these weights
                 yield epoch, part.phases[-1].name, statistics
 
 
@@ -109,18 +112,20 @@ def _train(
 
 def figures(detector: ADCGAN, data: Material) -> dict[str, Any]:
     """Return the AUROC of components and score, reconstruction errors, and what D_z answers."""
+    model = detector.model_
+    assert isinstance(model, ADCGANModel)
     parts: dict[str, list[NDArray[np.float64]]] = {}
     errors, answers = [], []
     with torch.no_grad():
-        for start in range(0, len(data.judged), 250):
-            x = detector._on_device(data.judged[start : start + 250])
-            for name, values in detector._component_batch(x).items():
+        for x in model.batches(data.judged):
+            scored = model(x)
+            for name, values in scored.components.items():
                 parts.setdefault(name, []).append(values.double().numpy())
-            errors.append((x - detector._reconstruct_batch(x)).square().flatten(1).mean(1).numpy())
-            if detector.latent != "none":
-                answers.append(_answers(detector, x))
+            errors.append((x - scored.reconstruction).square().flatten(1).mean(1).numpy())
+            if model.latent_critic is not None:
+                answers.append(_answers(model, model.latent_critic, x))
     components = {name: np.concatenate(values) for name, values in parts.items()}
-    scores = {"score": detector._combine(components), **components}
+    scores = {"score": model.combine(components), **components}
     error = np.concatenate(errors)
     found: dict[str, Any] = {
         "auroc": {name: 100 * auroc(data.labels, values) for name, values in scores.items()},
@@ -129,16 +134,16 @@ def figures(detector: ADCGAN, data: Material) -> dict[str, Any]:
     if answers:
         of_images = {key: np.concatenate([a[key] for a in answers]) for key in answers[0]}
         found["judged"] = {key: _by_kind(p, data.labels) for key, p in of_images.items()}
-        found["judged"] |= _answers_to_draws(detector)
+        assert model.latent_critic is not None
+        found["judged"] |= _answers_to_draws(model, model.latent_critic)
     return found
 
 
-def _answers(detector: ADCGAN, x: Tensor) -> dict[str, NDArray[np.float32]]:
+def _answers(model: ADCGANModel, judge: LatentCritic, x: Tensor) -> dict[str, NDArray[np.float32]]:
     """Return D_z's mean probabilities (B,) for each image: in training's pairs and in L_FL's."""
-    judge = cast(LatentCritic, detector.networks_["latent_critic"])
-    e_x, draws = detector.networks_["encoder"](x), judge.draws
-    kind = cast(Any, detector.latent)
-    _, in_score = latent_scoring_inputs(kind, draws, detector._encoded_draws(draws), e_x)
+    e_x, draws, kind = model.encoder(x), judge.draws, model.settings.latent
+    assert kind != "none"
+    _, in_score = latent_scoring_inputs(kind, draws, model.encoded_draws, e_x)
     in_training = torch.stack(
         [judge(latent_training_inputs(kind, z.expand_as(e_x), e_x)[1]) for z in draws], 1
     )
@@ -148,12 +153,11 @@ def _answers(detector: ADCGAN, x: Tensor) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def _answers_to_draws(detector: ADCGAN) -> dict[str, float]:
+def _answers_to_draws(model: ADCGANModel, judge: LatentCritic) -> dict[str, float]:
     """Return D_z's mean probability for what belongs to no image, and how far E(G(z)) is from z."""
-    judge = cast(LatentCritic, detector.networks_["latent_critic"])
-    z, kind = judge.draws, cast(Any, detector.latent)
+    z, e_g_z, kind = judge.draws, model.encoded_draws, model.settings.latent
+    assert kind != "none"
     with torch.no_grad():
-        e_g_z = detector._encoded_draws(z)
         real = judge(latent_training_inputs(kind, z, z)[0]).sigmoid()
         generated = judge(latent_scoring_inputs(kind, z, e_g_z, z[:1])[0]).sigmoid()
         correlation = torch.nn.functional.cosine_similarity(e_g_z, z, dim=1)

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from adcgan import ADCGAN
-from adcgan.training import cost
+from adcgan.training import cost, make_accelerator
 from adcgan.training.device import denormals_flushed
 from adcgan.training.memory import memory_kept
 
@@ -83,8 +83,7 @@ def our_step(width: float, x: torch.Tensor) -> Callable[[], None]:
     """Return AD-CGAN's joint step on random images of the same shape."""
     detector = ADCGAN(width=width, batch_size=len(x), device="cpu")
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    networks = detector._make_networks(shape, width)
-    recipe = detector._recipe(networks, 5000, detector._accelerator(None, ()))
+    recipe = detector.make_model(shape).recipe(5000, make_accelerator("cpu", "auto"))
 
     def step() -> None:
         with denormals_flushed():

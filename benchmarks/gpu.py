@@ -126,21 +126,22 @@ def prepared(settings: Row, stack: contextlib.ExitStack) -> Callable[[], None]:
     import torch
 
     from adcgan import ADCGAN
+    from adcgan.training import make_accelerator
     from adcgan.training.graphs import GraphedSteps
 
     detector = ADCGAN(**{key: settings[key] for key in ("width", "precision", "device")})
     shape, mode = shape_of(settings["size"]), settings["mode"]
-    accelerator = detector._accelerator(None, ())
+    accelerator = make_accelerator(detector.device, detector.precision)
     device = accelerator.device
     torch.manual_seed(0)
-    networks = detector._make_networks(shape, detector.width).train()
+    model = detector.make_model(shape).train()
     rng = torch.Generator(device).manual_seed(0)
     x = torch.rand(BATCH, *shape, device=device, generator=rng)
     take: Callable[[], object]
     if mode in REFERENCE:
-        take = reference_step(detector, networks, shape, x, rng, compiled=mode == "compiled")
+        take = reference_step(model, x, rng, compiled=mode == "compiled")
     else:
-        recipe = detector._recipe(networks.to(device), 5000, accelerator)
+        recipe = model.to(device).recipe(5000, accelerator)
         joint = recipe.phases[1].step
         take = lambda: joint(x, rng)  # noqa: E731
         if mode == "graphed":
@@ -161,16 +162,14 @@ def prepared(settings: Row, stack: contextlib.ExitStack) -> Callable[[], None]:
     return step
 
 
-def reference_step(
-    detector: Any, networks: Any, shape: Any, x: Any, rng: Any, *, compiled: bool
-) -> Callable[[], object]:
+def reference_step(model: Any, x: Any, rng: Any, *, compiled: bool) -> Callable[[], object]:
     """Return the step of `plain.py` on images `x`."""
-    from plain import PlainStep, plain_networks
+    from plain import PlainStep, plain_model
 
-    twins = plain_networks(detector, networks, shape).to(x.device).train()
-    for name in ("encoder", "generator", "critic") if compiled else ():
-        twins[name].compile()
-    step = PlainStep(detector, twins)
+    twin = plain_model(model).to(x.device).train()
+    for network in (twin.encoder, twin.generator, twin.critic) if compiled else ():
+        network.compile()
+    step = PlainStep(twin)
     return lambda: step(x, rng)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from adcgan import ADCGAN
+from adcgan.detectors.adcgan import ADCGANModel
 from adcgan.losses import (
     contrastive_loss,
     latent_critic_loss,
@@ -25,17 +25,16 @@ from adcgan.losses import (
     relativistic_critic_loss,
     relativistic_generator_loss,
 )
-from adcgan.networks import Critic
 from adcgan.networks import layers as fast
 
 BETAS = (0.5, 0.999)
 
 
-def plain_networks(detector: ADCGAN, networks: nn.ModuleDict, shape: Any) -> nn.ModuleDict:
-    """Return a copy of `networks`, made for images of `shape` (C, H, W), of torch's own layers."""
-    made = detector._make_networks(shape, detector.width)
+def plain_model(model: ADCGANModel) -> ADCGANModel:
+    """Return a copy of `model` of torch's own layers."""
+    made = ADCGANModel(model.settings, model.shape)
     _take_torch_layers(made)
-    made.load_state_dict(networks.state_dict())
+    made.load_state_dict(model.state_dict())
     return made.to(memory_format=torch.contiguous_format)  # type: ignore[no-any-return, call-overload]
 
 
@@ -69,10 +68,8 @@ class PlainStep:
 
     Parameters
     ----------
-    detector : ADCGAN
-        Its settings; `latent` must be "pair" or "single".
-    networks : ModuleDict
-        From `plain_networks`, in training mode.
+    model : ADCGANModel
+        From `plain_model`, in training mode; `latent` must be "pair" or "single".
     shared_norm : bool, default=False
         Normalise the critic's weights once for the images judged together, as the package does,
         rather than for every forward pass. The losses are then the package's up to rounding.
@@ -83,20 +80,19 @@ class PlainStep:
         Those of the last step, by the package's names.
     """
 
-    def __init__(
-        self, detector: ADCGAN, networks: nn.ModuleDict, *, shared_norm: bool = False
-    ) -> None:
-        self.settings, self.shared_norm = detector, shared_norm
-        self.encoder, self.generator = networks["encoder"], networks["generator"]
-        self.critic, self.latent_critic = (
-            cast(Critic, networks["critic"]),
-            networks["latent_critic"],
-        )
+    def __init__(self, model: ADCGANModel, *, shared_norm: bool = False) -> None:
+        self.settings, self.latent_dim = model.settings, model.latent_dim
+        self.shared_norm = shared_norm
+        assert model.latent_critic is not None
+        self.encoder, self.generator = model.encoder, model.generator
+        self.critic, self.latent_critic = model.critic, model.latent_critic
         autoencoder = [*self.encoder.parameters(), *self.generator.parameters()]
         self.optimizers = {
-            name: torch.optim.Adam(networks[name].parameters(), lr=detector.lr, betas=BETAS)
+            name: torch.optim.Adam(
+                model.get_submodule(name).parameters(), lr=self.settings.lr, betas=BETAS
+            )
             for name in ("critic", "generator", "latent_critic")
-        } | {"autoencoder": torch.optim.Adam(autoencoder, detector.lr_autoencoder, BETAS)}
+        } | {"autoencoder": torch.optim.Adam(autoencoder, self.settings.lr_autoencoder, BETAS)}
         self.losses: dict[str, Tensor] = {}
 
     def __call__(self, x: Tensor, rng: torch.Generator) -> None:
@@ -119,8 +115,7 @@ class PlainStep:
         """Train the critic; return the noise and what the generator made of it."""
         settings = self.settings
         for _ in range(settings.critic_steps):
-            z_size = settings._latent_dim((x.shape[1], x.shape[2], x.shape[3]))
-            z = torch.randn(len(x), z_size, device=x.device, generator=rng)
+            z = torch.randn(len(x), self.latent_dim, device=x.device, generator=rng)
             fake = self.generator(z)
             with self._norm():
                 on_real, on_fake = self.critic(x), self.critic(fake.detach())

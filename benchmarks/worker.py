@@ -98,23 +98,23 @@ def _prepare_training(
     import torch
 
     from adcgan import ADCGAN
-    from adcgan.training import cost
+    from adcgan.training import cost, make_accelerator
     from adcgan.training.device import denormals_flushed
     from adcgan.training.memory import memory_kept
 
     detector = ADCGAN(width=settings["width"], precision=settings["precision"], device="cpu")
     shape = shape_of(settings["size"])
-    accelerator = detector._accelerator(None, ())
+    accelerator = make_accelerator(detector.device, detector.precision)
     torch.manual_seed(0)
-    networks = detector._make_networks(shape, detector.width).train()
+    model = detector.make_model(shape).train()
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(detector.batch_size, *shape, generator=rng)
     if settings["kind"] == "plain":
-        from plain import PlainStep, plain_networks
+        from plain import PlainStep, plain_model
 
-        plain_step = PlainStep(detector, plain_networks(detector, networks, shape).train())
+        plain_step = PlainStep(plain_model(model).train())
         return lambda: plain_step(x, rng) or len(x), dict
-    recipe = detector._recipe(networks, 5000, accelerator)
+    recipe = model.recipe(5000, accelerator)
     stack.enter_context(denormals_flushed())
     stack.enter_context(memory_kept())
 
@@ -145,14 +145,14 @@ def _prepare_scoring(
     images = images[..., 0] if channels == 1 else images
     scorer: Any
     if settings["kind"] == "torch":
-        from adcgan.export import export_onnx
+        from adcgan.onnx.export import export_onnx
 
         scorer = ADCGAN(
             width=settings["width"], warmup_epochs=0, epochs=1, min_steps=0, fpr=0.5, device="cpu"
         ).fit(images[:36])
         export_onnx(scorer, settings["path"])
     else:
-        from adcgan.scoring import OnnxScorer
+        from adcgan.onnx import OnnxScorer
 
         scorer = OnnxScorer(settings["path"], threads=settings["threads"])
 
@@ -165,7 +165,7 @@ def _prepare_scoring(
             return {}
         x = torch.rand(SCORED, channels, size, size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            scorer._component_batch(x)
+            scorer.backend(x)
         return {"flops": counter.get_total_flops()}
 
     return score, count

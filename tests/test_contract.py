@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import make_scorer, roc_auc_score
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from adcgan import DETECTORS, Detector, InputError, load, load_named
-from adcgan.detectors import PRETRAINED
 
 # Small and quick: the contract says nothing of how good a detector is.
 QUICK: dict[str, Any] = {
@@ -48,7 +48,10 @@ pretrained = (
 )
 every_detector = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pretrained if name in PRETRAINED else ()) for name in DETECTORS],
+    [
+        pytest.param(name, marks=pretrained if kind.packages else ())
+        for name, kind in DETECTORS.items()
+    ],
 )
 
 
@@ -258,7 +261,9 @@ def test_contamination_sets_the_threshold_as_pyod_does(name: str) -> None:
 
 @every_detector
 def test_a_budget_that_calibration_cannot_support_warns(name: str) -> None:
-    with pytest.warns(UserWarning, match=r"6 held-out .* takes 99\. .* in force is 0\.143"):
+    with pytest.warns(
+        UserWarning, match=r"takes 99 held-out .* There are 6, .* in force is 0\.143"
+    ):
         detector = quick(name, fpr=0.01).fit(images()[0])
     assert detector.fpr_ == pytest.approx(1 / 7)
     assert detector.threshold_ == detector.calibration_scores_.max()
@@ -319,7 +324,7 @@ def test_generated_images_depend_on_the_seed_alone_and_leave_the_detector_as_it_
     name: str,
 ) -> None:
     detector, tested = fitted(name), images()[1]
-    if "generator" not in getattr(detector, "networks_", ()):
+    if not hasattr(detector.model_, "generator"):
         with pytest.raises(InputError, match="has no generator"):
             detector.generate()
         return
@@ -351,3 +356,34 @@ def test_notebooks_show_what_was_learned_and_both_ways_to_ask_agree(name: str) -
     with config_context(display="text"):
         assert detector._repr_html_() is None
         assert detector._repr_mimebundle_() == {"text/plain": repr(detector)}
+
+
+@every_detector
+def test_all_that_is_said_of_a_batch_comes_from_one_pass(name: str) -> None:
+    detector, tested = fitted(name), images()[1]
+    passes: list[int] = []
+    hook = detector.model_.register_forward_hook(lambda _, x, __: passes.append(len(x[0])))
+    try:
+        once = detector.assess(tested)
+        assert sum(passes) == len(tested)
+        has_maps = next(detector.passes(tested.transpose(0, 3, 1, 2)[:1])).anomaly_map is not None
+        if not has_maps:
+            with pytest.raises(InputError, match="does not make anomaly maps"):
+                detector.assess(tested, maps=True)
+            return
+        passes.clear()
+        with_maps = detector.assess(tested, maps=True)
+        assert sum(passes) == len(tested)
+    finally:
+        hook.remove()
+    assert with_maps.maps is not None
+    np.testing.assert_array_equal(with_maps.maps, detector.anomaly_map(tested))
+    np.testing.assert_array_equal(with_maps.scores, once.scores)
+
+
+@every_detector
+def test_an_unfitted_detector_raises_what_scikit_learn_expects(name: str) -> None:
+    with pytest.raises(NotFittedError):
+        quick(name).predict(images()[1])
+    with pytest.raises(AttributeError):
+        quick(name).predict(images()[1])

@@ -16,7 +16,7 @@ LAYERS = [
     {"training", "scoring"},
     {"detectors"},
     {"benchmark"},
-    {"report", "export", "serve", "bulk"},
+    {"report", "onnx", "serve", "bulk"},
     {"cli"},
     {"__main__"},
 ]

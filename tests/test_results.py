@@ -13,9 +13,7 @@ from typer.testing import CliRunner
 
 from adcgan.cli import app
 from adcgan.data import DATASETS
-from adcgan.detectors import DETECTORS
-from adcgan.detectors.selfsupervised import BY_SIZE
-from adcgan.networks.critic import RESIDUAL_FROM
+from adcgan.detectors import DETECTORS, SelfSupervisedADCGAN
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FILES = sorted(RESULTS.glob("*.jsonl"))
@@ -51,8 +49,7 @@ def test_no_setting_differs_by_class_or_set_but_through_the_size(name: str) -> N
         expected = usual | {"random_state": row["seed"]}
         given = row["parameters"]
         if name == "adcgan-ss":
-            large = DATASETS[row["dataset"]].size >= RESIDUAL_FROM
-            standing = {key: values[large] for key, values in BY_SIZE.items()}
+            standing = SelfSupervisedADCGAN().for_size(DATASETS[row["dataset"]].size)
             expected, given = (with_none_replaced(p, standing) for p in (expected, given))
         # A row can be older than a parameter.
         assert given.items() <= expected.items(), row["key"]

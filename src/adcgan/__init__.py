@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adcgan.data import DATASETS, ImageSet, load_images, load_named
     from adcgan.detectors import ADCGAN, DETECTORS, Detector
     from adcgan.errors import DivergedError, InputError, MissingExtraError
-    from adcgan.export import export_onnx
-    from adcgan.scoring import OnnxScorer, Scorer
+    from adcgan.onnx import OnnxScorer
+    from adcgan.onnx.export import export_onnx
+    from adcgan.scoring import Scorer
 
 __version__ = "0.1.0"
 
@@ -30,8 +32,8 @@ _HOME = {
     "DivergedError": "adcgan.errors",
     "InputError": "adcgan.errors",
     "MissingExtraError": "adcgan.errors",
-    "export_onnx": "adcgan.export",
-    "OnnxScorer": "adcgan.scoring",
+    "export_onnx": "adcgan.onnx.export",
+    "OnnxScorer": "adcgan.onnx",
     "Scorer": "adcgan.scoring",
 }
 
@@ -81,18 +83,16 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Scorer:
     from adcgan.errors import InputError, MissingExtraError
 
     if os.path.isfile(path):
-        from adcgan.scoring import OnnxScorer
+        from adcgan.onnx import OnnxScorer
 
         return OnnxScorer(os.fspath(path), device=device)
     if not os.path.isdir(path):
         raise InputError(f"There is no model folder {os.fspath(path)}, and no .onnx file either.")
-    try:
-        import torch  # noqa: F401
-    except ImportError:
+    if find_spec("torch") is None:
         raise MissingExtraError(
             f"{os.fspath(path)} is a model folder, which takes torch to load: pip install adcgan. "
             "Without torch, load an .onnx file that 'adcgan export' made of it."
-        ) from None
+        )
     from adcgan.detectors import load as load_folder
 
     return load_folder(os.fspath(path), device=device)

@@ -9,7 +9,7 @@ import pytest
 from adcgan.benchmark import anomaly_labels, evaluate, summary
 from adcgan.data.imageset import ImageSet, Skipped
 from adcgan.errors import InputError
-from adcgan.scoring import Assessment
+from adcgan.scoring import Assessment, Verdict
 
 
 def image_set(labels):
@@ -36,6 +36,7 @@ def detector(**changes):
         components={"residual": scores, "latent": -scores},
         variants={"LG": 2 * scores},
         errors=["", "truncated", "", "", ""],
+        verdict=Verdict(2.5, 0.1, np.arange(9.0)),
     )
     parts = {
         "assess": lambda _: assessment,
@@ -44,6 +45,8 @@ def detector(**changes):
         "threshold_": 2.5,
         "n_calibration_": 9,
         "device": "cpu",
+        "system": "ADCGAN",
+        "is_export": False,
         "get_params": lambda: {"width": 0.5},
     }
     return SimpleNamespace(**(parts | changes))

@@ -11,8 +11,8 @@ from adcgan.benchmark.protocol import (
     is_anomalous,
     official_partition,
     protocol_settings,
-    scheme_settings,
 )
+from adcgan.detectors import DETECTORS
 from adcgan.errors import InputError
 
 TRAIN = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
@@ -85,16 +85,16 @@ def test_the_training_images_come_in_order():
 
 
 def test_the_paper_trains_longer_where_many_classes_are_normal():
-    assert scheme_settings("adcgan", "one-vs-all") == {}
-    assert scheme_settings("adcgan", "all-vs-one") == {"warmup_epochs": 15, "epochs": 35}
-    assert scheme_settings("alad", "all-vs-one") == {}
+    longer = {"warmup_epochs": 15, "epochs": 35, "min_steps": 0}
+    assert protocol_settings(DETECTORS["adcgan"], "all-vs-one", "paper") == longer
+    assert protocol_settings(DETECTORS["alad"], "all-vs-one", "paper") == {"min_steps": 0}
 
 
 def test_a_benchmark_trains_the_stated_epochs_however_few_the_images():
-    assert protocol_settings("alad", ["min_steps"], "one-vs-all", "paper") == {"min_steps": 0}
-    assert protocol_settings("adcgan-ss", ["min_steps"], "one-vs-all", "paper") == {}
-    assert protocol_settings("pixel-pca", ["n"], "one-vs-all", "paper") == {}
-    released = protocol_settings("adcgan", ["min_steps"], "one-vs-all", "released")
+    assert protocol_settings(DETECTORS["alad"], "one-vs-all", "paper") == {"min_steps": 0}
+    assert protocol_settings(DETECTORS["adcgan-ss"], "one-vs-all", "paper") == {}
+    assert protocol_settings(DETECTORS["pixel-pca"], "one-vs-all", "paper") == {}
+    released = protocol_settings(DETECTORS["adcgan"], "one-vs-all", "released")
     assert released == {"min_steps": 0, "latent": "single"}
 
 

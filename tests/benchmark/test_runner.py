@@ -25,7 +25,7 @@ TINY = Cell(
     epochs=1,
 )
 # Few images cannot support the usual budget, which is warned of and beside the point here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*held-out normal images cannot support")
+pytestmark = pytest.mark.filterwarnings("ignore:A false-positive budget of")
 
 
 def figures(row):

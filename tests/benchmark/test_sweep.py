@@ -28,7 +28,7 @@ from adcgan.cli.benchmark import numbers
 from adcgan.errors import InputError, MissingExtraError
 
 # Few images cannot support the usual budget, which is warned of and beside the point here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*held-out normal images cannot support")
+pytestmark = pytest.mark.filterwarnings("ignore:A false-positive budget of")
 
 PIXELS = Cell("digits", "one-vs-all", 0, "pixel-pca")
 # Certain to be killed half-way.

@@ -123,7 +123,7 @@ def test_rows_are_those_of_scoring_in_one_piece(model, folder, tmp_path):
     with pytest.raises(InputError, match="its shard_size is 40, now it would be 2048"):
         score_in_bulk(model, str(folder), str(out))
     with pytest.raises(InputError, match="its threshold is"):
-        score_in_bulk(model, str(folder), str(out), shard_size=40, threshold=0)
+        score_in_bulk(model, str(folder), str(out), shard_size=40, fpr=0.5)
     with pytest.raises(InputError, match="its n_images is 154, now it would be 75"):
         score_in_bulk(model, str(folder / "a"), str(out), shard_size=40)
     other = load(model)

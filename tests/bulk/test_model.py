@@ -39,7 +39,7 @@ def test_a_folder_travels_without_what_is_not_of_the_model(folder, images):
 
 def test_an_exported_file_travels(images, tmp_path):
     pytest.importorskip("onnx")
-    from adcgan.export import export_onnx
+    from adcgan.onnx.export import export_onnx
 
     path = tmp_path / "m1.onnx"
     detector = ADCGAN(width=0.0625, warmup_epochs=1, epochs=1, min_steps=0, fpr=0.2)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import platform
 import sys
 import warnings
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
 from adcgan import DETECTORS, Detector, load_named
+from adcgan.training import hardware
 
 FILE = Path(__file__).with_name("reference.json")
 
@@ -119,7 +119,7 @@ def _summary(detector: Detector, called: str, tested: NDArray[np.uint8]) -> list
 def machine() -> dict[str, str]:
     """Return what decides the last digits of a float32 computation."""
     return {
-        "processor": platform.machine(),
+        "processor": hardware(torch.device("cpu"))["name"],
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__.split("+")[0],
         "threads": str(torch.get_num_threads()),

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from adcgan import ADCGAN, InputError
+from adcgan.detectors.adcgan import ADCGANModel
 from adcgan.scoring import normality_score, variants
 
 QUICK: dict[str, Any] = {
@@ -64,23 +65,28 @@ def test_components_have_the_papers_meaning() -> None:
 
 def test_latent_component_follows_equation_5() -> None:
     detector, images = fitted(n_latents=3), discs(4, 4)
-    nets = detector.networks_
+    model = detector.model_
+    assert isinstance(model, ADCGANModel)
+    judge = model.latent_critic
+    assert judge is not None
     with torch.no_grad():
         x = torch.tensor(images)[:, None].float() / 255
-        e_x = nets["encoder"](x)
+        e_x = model.encoder(x)
         expected = np.zeros(4)
-        for z in nets["latent_critic"].draws:
-            e_g_z = nets["encoder"](nets["generator"](z[None]))
-            made = nets["latent_critic"](torch.cat([e_g_z, z[None]], 1)).sigmoid()
+        for z in judge.draws:
+            e_g_z = model.encoder(model.generator(z[None]))
+            made = judge(torch.cat([e_g_z, z[None]], 1)).sigmoid()
             for i in range(4):
                 pair = torch.cat([e_x[i : i + 1], e_g_z], 1)
-                expected[i] += float(abs(made - nets["latent_critic"](pair).sigmoid())) / 3
+                expected[i] += float(abs(made - judge(pair).sigmoid())) / 3
     np.testing.assert_allclose(detector.score_components(images)["latent"], expected, rtol=1e-4)
 
 
 def test_the_autoencoder_has_no_decoder_but_the_generator() -> None:
-    networks = fitted().networks_
-    assert set(networks) == {"encoder", "generator", "critic", "latent_critic"}
+    networks = {
+        name for name, child in fitted().model_.named_children() if list(child.parameters())
+    }
+    assert networks == {"encoder", "generator", "critic", "latent_critic"}
 
 
 @pytest.mark.parametrize("latent", ["single", "none"])
@@ -89,7 +95,8 @@ def test_other_latent_readings(latent: str) -> None:
     parts = detector.score_components(discs(5, 1))
     assert ("latent" in parts) == (latent != "none")
     assert ("LFL" in detector.score_variants(parts)) == (latent != "none")
-    assert ("latent_critic" in detector.networks_) == (latent != "none")
+    assert isinstance(detector.model_, ADCGANModel)
+    assert (detector.model_.latent_critic is not None) == (latent != "none")
 
 
 def test_batch_statistics_change_the_scores_and_not_the_weights() -> None:
@@ -98,7 +105,7 @@ def test_batch_statistics_change_the_scores_and_not_the_weights() -> None:
         for kind in ("recomputed", "running")
     )
     for (name, a), b in zip(
-        recomputed.networks_.named_parameters(), running.networks_.parameters(), strict=True
+        recomputed.model_.named_parameters(), running.model_.parameters(), strict=True
     ):
         torch.testing.assert_close(a, b, atol=0, rtol=0, msg=name)
     images = discs(5, 1)
@@ -205,3 +212,29 @@ def test_colour_images_and_lists_of_pictures() -> None:
     assert detector.image_shape_ == (3, 16, 16)
     assert detector.decision_function(pictures).shape == (12,)
     assert detector.reconstruct(pictures[:2]).shape == (2, 16, 16, 3)
+
+
+def test_score_map_and_reconstruction_of_a_batch_take_one_pass_through_g_and_the_two_of_e() -> None:
+    detector = fitted()
+    model = detector.model_
+    assert isinstance(model, ADCGANModel)
+    calls: dict[str, int] = {"encoder": 0, "generator": 0}
+
+    def counting(name: str) -> Any:
+        def count(*_: Any) -> None:
+            calls[name] += 1
+
+        return model.get_submodule(name).register_forward_hook(count)
+
+    hooks = [counting(name) for name in calls]
+    try:
+        (scored,) = detector.passes(discs(20, 1)[:, None])
+        assert scored.anomaly_map is not None
+        assert scored.reconstruction is not None
+        # E(x), G(E(x)) and E(G(E(x))) are what Eq. 4 and 5 are made of.
+        assert calls == {"encoder": 2, "generator": 1}
+        assert detector.assess(discs(20, 1), maps=True).maps is not None
+        assert calls == {"encoder": 4, "generator": 2}
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -19,9 +19,9 @@ from adcgan import InputError, MissingExtraError, load
 from adcgan.benchmark.cells import make_detector, plan
 from adcgan.cli import app
 from adcgan.data.prepare import split_held_out
-from adcgan.detectors import DETECTORS, PRETRAINED, PretrainedKNN
-from adcgan.detectors.pretrained import features_kept
-from adcgan.export import export_onnx
+from adcgan.detectors import DETECTORS, PretrainedKNN
+from adcgan.detectors.pretrained import Backbone, features_kept
+from adcgan.onnx.export import export_onnx
 from adcgan.progress import silent
 
 RNG = np.random.default_rng(0)
@@ -70,13 +70,13 @@ class TestWithWeights:
     ) -> None:
         expected = fitted(COLOUR).decision_function(NEW)
         seen: list[int] = []
-        compute = PretrainedKNN._computed
+        compute = Backbone._computed
 
-        def counted(self: PretrainedKNN, x: torch.Tensor) -> NDArray[np.float32]:
+        def counted(self: Backbone, x: torch.Tensor) -> NDArray[np.float32]:
             seen.append(len(x))
             return compute(self, x)
 
-        monkeypatch.setattr(PretrainedKNN, "_computed", counted)
+        monkeypatch.setattr(Backbone, "_computed", counted)
         with features_kept():
             for _ in range(2):
                 fitted(COLOUR, feature_size=48)  # its features are not taken for these
@@ -95,7 +95,9 @@ class TestWithWeights:
 
     def test_grey_images_are_seen_as_colour_ones_of_equal_channels(self) -> None:
         grey, colour = fitted(GREY), fitted(GREY.repeat(3, axis=3))
-        np.testing.assert_allclose(grey.training_features_, colour.training_features_, atol=1e-6)
+        np.testing.assert_allclose(
+            grey.model_.training_features, colour.model_.training_features, atol=1e-6
+        )
 
     def test_the_network_tells_photographs_apart(self) -> None:
         # With other pixel values than those it was trained on, or other weights, it would not.
@@ -110,12 +112,12 @@ class TestWithWeights:
 
     def test_few_training_images_are_fewer_neighbours(self) -> None:
         detector = fitted(COLOUR[:4], n_neighbors=50)
-        assert detector.neighbors_.n_neighbors == 3
+        assert detector.model_.neighbors.n_neighbors == 3
 
     def test_nothing_of_the_network_is_trained_or_stored(self, tmp_path: Path) -> None:
         detector = fitted()
         given = network().state_dict()
-        for name, value in detector.backbone_.state_dict().items():
+        for name, value in detector.model_.backbone.network.state_dict().items():
             assert torch.equal(value.double(), given[name]), name
         detector.save(tmp_path)
         stored = load_file(tmp_path / "weights.safetensors")
@@ -166,9 +168,8 @@ def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_every_pretrained_detector_is_a_detector() -> None:
-    assert set(DETECTORS) > PRETRAINED
-    assert DETECTORS["pretrained-knn"] is PretrainedKNN
+def test_it_stands_in_a_league_of_its_own() -> None:
+    assert [name for name, kind in DETECTORS.items() if kind.league] == ["pretrained-knn"]
 
 
 @pytest.mark.usefixtures("no_packages")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from adcgan import load, load_named
 from adcgan.benchmark.metrics import auroc
+from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING, Task, Transformation
 from adcgan.detectors import SelfSupervisedADCGAN
 from adcgan.detectors.selfsupervised import ALIKE, COMPONENTS, WEIGHED, informed, transformed
-from adcgan.networks.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING, Task, Transformation
 from adcgan.training.optimizers import Optimizers
 
 QUICK: dict[str, Any] = {"width": 0.125, "batch_size": 64, "fpr": 0.5, "device": "cpu"}
@@ -48,9 +48,9 @@ def test_the_score_is_the_mean_of_three_components_on_the_scale_of_held_out_imag
     fitted: SelfSupervisedADCGAN,
 ) -> None:
     images = digits(4, "test")[0][:20]
-    components = fitted.score_components(images)
+    components, scale = fitted.score_components(images), fitted.model_.scale
     expected = sum(
-        (components[name] - fitted.component_location_[name]) / fitted.component_scale_[name]
+        (components[name] - scale.location[name]) / scale.scale[name]
         for name in ("recognition", "neighbours", "typicality")
     )
     np.testing.assert_allclose(fitted.decision_function(images), np.asarray(expected) / 3)
@@ -138,9 +138,9 @@ def test_turns_have_no_weight_where_nothing_is_upright(tmp_path: Path) -> None:
     images, normal = digits(4)
     images = np.maximum.reduce([np.rot90(images[normal], turns, (1, 2)) for turns in range(4)])
     detector = SelfSupervisedADCGAN(**QUICK, warmup_steps=1, epochs=1, min_steps=40).fit(images)
-    assert detector.informed_.tolist() == [False, True, True]
+    assert detector.model_.informed.tolist() == [False, True, True]
     shifted = detector.score_components(images[:5])["recognition"]
-    detector.informed_ = torch.tensor([True, True, True])
+    detector.model_.informed = torch.tensor([True, True, True])
     assert (detector.score_components(images[:5])["recognition"] > shifted + 1).all()
     detector.save(tmp_path / "model")
-    assert load(tmp_path / "model").informed_.tolist() == [True, True, True]
+    assert load(tmp_path / "model").model_.informed.tolist() == [True, True, True]

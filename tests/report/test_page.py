@@ -12,7 +12,7 @@ from adcgan.benchmark import evaluate
 from adcgan.data.imageset import ImageSet, Skipped
 from adcgan.errors import InputError
 from adcgan.report import Page, Section, evaluation_page, model_page, plots, render, verdict
-from adcgan.scoring import Assessment
+from adcgan.scoring import Assessment, Scored, Verdict
 
 VOID = {"meta", "img", "br", "link"}
 N = 30
@@ -47,10 +47,6 @@ class Reader(HTMLParser):
         return [attributes for found, attributes in self.tags if found == tag]
 
 
-def refuse(_):
-    raise InputError("does not reconstruct")
-
-
 def refuse_all(*_, **__):
     raise InputError("has no generator")
 
@@ -67,6 +63,13 @@ def image_set():
     )
 
 
+def passes(images, index):
+    """Yield reconstructions and maps, as a model makes them of batches."""
+    for part in np.array_split(index, 2):
+        made = np.zeros((len(part), *images.shape[1:]), np.float32)
+        yield Scored({}, np.ones((len(part), 16, 16), np.float32), made)
+
+
 def fitted(**changes):
     """Something with the parts of a fitted detector that a page reads."""
     scores = np.append(np.arange(N) + np.tile([0, 12.0], N // 2), np.nan)
@@ -79,6 +82,7 @@ def fitted(**changes):
         components={"residual": scores, "latent": -scores},
         variants={"LG": scores},
         errors=[""] * N + ["truncated"],
+        verdict=Verdict(20.0, 0.1, np.arange(12.0, 21.0)),
     )
     history = [
         {"step": 49, "phase": "warm-up", "autoencoder/reconstruction": 0.5},
@@ -88,8 +92,7 @@ def fitted(**changes):
     ]
     parts = {
         "assess": lambda _: assessment,
-        "reconstruct": lambda images: np.zeros((len(images), 16, 16, 1), np.float32),
-        "anomaly_map": lambda images: np.ones((len(images), 16, 16), np.float32),
+        "passes": passes,
         "generate": lambda n, **_: np.full((n, 16, 16, 1), 0.5, np.float32),
         "score_contributions": lambda parts: {name: 0.5 * part for name, part in parts.items()},
         "get_params": lambda: {"width": 0.25, "resize": "squash"},
@@ -102,7 +105,8 @@ def fitted(**changes):
         "fpr": 0.01,
         "fpr_": 0.1,
         "contamination": None,
-        "_called": lambda: "Stand-in",
+        "system": "Stand-in",
+        "is_export": False,
         "device": "cpu",
     }
     return SimpleNamespace(**(parts | changes))
@@ -189,7 +193,7 @@ def test_the_page_adapts_to_dark_mode_and_narrow_screens(page):
 def test_images_come_with_reconstruction_and_heatmap_where_there_are_some(page):
     alts = [image["alt"].split(":")[0] for image in Reader(page).of("img")]
     assert {alts.count(kind) for kind in ("image", "rebuilt", "heatmap")} == {24}
-    plain = render(evaluated(fitted(reconstruct=refuse, anomaly_map=refuse)))
+    plain = render(evaluated(fitted(passes=lambda *_: [Scored({})])))
     kinds = {image["alt"].split(":")[0] for image in Reader(plain).of("img")}
     assert kinds == {"image", "24 generated images in 4 rows"}
     assert "Heatmap" not in plain
@@ -244,6 +248,7 @@ def test_many_unreadable_files_are_counted_and_the_first_are_listed():
         "anomalous": np.append(assessment.anomalous[:-1], np.full(30, -1)),
         "components": {},
         "variants": {},
+        "verdict": assessment.verdict,
     }
     images = replace(images, skipped=lost)
     detector = fitted(assess=lambda _: Assessment(**columns))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from adcgan.report import write_scores
-from adcgan.scoring import Assessment
+from adcgan.scoring import Assessment, Verdict
 
 NAMES = ["a,b.png", 'q"uote.png', "new\nline.png", "odd\udcff.png", "broken.png"]
 
@@ -21,6 +22,7 @@ def assessment():
         components={"residual": scores * 2},
         variants={},
         errors=["", "", "", "", "truncated, or worse"],
+        verdict=Verdict(1.0, None, np.arange(3.0)),
     )
 
 
@@ -56,15 +58,10 @@ def test_an_unreadable_image_has_its_error_and_nothing_else(tmp_path):
     }
 
 
-def test_other_decisions_can_be_written(tmp_path):
-    write_scores(tmp_path / "scores.csv", assessment(), np.array([1, 1, 0, 0, -1]))
-    assert [row["anomalous"] for row in rows(tmp_path / "scores.csv")] == ["1", "1", "0", "0", ""]
-
-
 def test_a_failure_leaves_the_old_table_and_no_scrap(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("old")
     with pytest.raises(IndexError):
-        write_scores(path, assessment(), np.array([1]))
+        write_scores(path, replace(assessment(), anomalous=np.array([1])))
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["scores.csv"]

@@ -20,7 +20,7 @@ from PIL import Image
 
 import adcgan
 from adcgan.detectors import PixelKNN, RobustAutoencoder
-from adcgan.scoring import Scorer
+from adcgan.scoring import Components, Scored, Scorer
 
 
 class Brightness(Scorer):
@@ -40,22 +40,36 @@ class Brightness(Scorer):
         self.batches: list[int] = []
         self.fails = False
 
-    def _components_in(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    backend = property(lambda self: self)
+    system = "Brightness"
+    images_at_once = 256
+    has_maps = True
+
+    def scored(self, batch: NDArray[np.uint8]) -> Scored[NDArray[Any]]:
         self.asked.set()
         assert self.go.wait(30)
         if self.fails:
             raise ZeroDivisionError("secret")
         self.batches.append(len(batch))
-        return {"mean": batch.mean((1, 2, 3)), "spread": batch.std((1, 2, 3))}
+        return Scored(
+            {"mean": batch.mean((1, 2, 3)), "spread": batch.std((1, 2, 3))},
+            batch.mean(1).astype(np.float32) if self.has_maps else None,
+        )
 
-    def _combine(self, components: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def combine(self, components: Components) -> NDArray[np.float64]:
         return components["mean"]
 
-    def _reconstructions_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        raise AssertionError(f"the service asks for {len(batch)} reconstructions")
+    def variants(self, components: Components) -> dict[str, NDArray[np.float64]]:
+        return dict.fromkeys(set(), components["mean"])
 
-    def _maps_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return batch.mean(1).astype(np.float32)
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return {"deep": deep}
+
+    def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
+        raise AssertionError(f"the service asks for {n} images of seed {seed}")
+
+    def _check_fitted(self) -> None:
+        pass
 
 
 @dataclass

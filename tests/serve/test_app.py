@@ -94,8 +94,8 @@ def test_a_budget_that_the_calibration_cannot_keep_comes_with_a_warning(site, pi
     body = site.post("/v1/score?fpr=0.001", **raw(picture(108))).json()
     assert (body["threshold"], body["fpr"]) == (108, 0.01)
     assert body["warning"] == (
-        "A budget of 0.001 takes 999 calibration images; the model has 99, so the budget in "
-        "force is 0.01"
+        "A false-positive budget of 0.001 takes 999 held-out normal images. There are 99, so the "
+        "budget in force is 0.01."
     )
 
 
@@ -109,7 +109,7 @@ def test_a_wrong_parameter_is_named(site, picture, query):
 
 
 def test_a_score_that_is_not_finite_is_an_error_of_its_image(scorer, serve, picture):
-    scorer._combine = lambda parts: np.where(parts["mean"] > 200, np.nan, parts["mean"])
+    scorer.combine = lambda parts: np.where(parts["mean"] > 200, np.nan, parts["mean"])
     with serve(scorer) as site:
         rows = site.post(files=form(("a", picture(250)), ("b", picture(20)))).json()["images"]
     assert [row["score"] for row in rows] == [None, 20]
@@ -176,10 +176,7 @@ def test_images_of_one_batch_get_heatmaps_only_where_asked(site, picture):
 
 
 def test_a_detector_without_heatmaps_says_so(scorer, serve, picture):
-    def refuse(_):
-        raise InputError("no maps")
-
-    scorer._maps_in = refuse
+    scorer.has_maps = False
     with serve(scorer) as site:
         assert site.get("/v1/model").json()["heatmaps"] is False
         answer = site.post("/v1/score?heatmap=true", **raw(picture(20)))

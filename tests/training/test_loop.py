@@ -48,7 +48,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_is_named(
     detector = ADCGAN(**QUICK)
     with pytest.raises(DivergedError, match=r"'autoencoder/reconstruction' .* at step 5"):
         detector.fit(blobs(400), run_dir=tmp_path, checkpoint_every=5)
-    for parameter in detector.networks_.parameters():
+    for parameter in detector.model_.parameters():
         assert torch.isfinite(parameter).all()
     # The last good checkpoint stays, and the run can go on from it.
     monkeypatch.setattr(module, "reconstruction_loss", real_loss)
@@ -81,11 +81,10 @@ def test_a_step_reads_nothing_back_from_the_device() -> None:
 def test_a_cuda_step_does_not_synchronise() -> None:
     detector = ADCGAN(**{**QUICK, "device": "cuda"})
     accelerator = detector._accelerator(None, ())
-    networks = detector._make_networks((1, 28, 28), 0.25).cuda()
-    recipe = detector._recipe(networks, 1000, accelerator)
+    model = detector.make_model((1, 28, 28)).cuda().train()
+    recipe = model.recipe(1000, accelerator)
     rng = torch.Generator(device="cuda")
     x = torch.rand(32, 1, 28, 28, device="cuda")
-    networks.train()
     for _ in range(3):
         recipe.phases[1].step(x, rng)
     torch.cuda.set_sync_debug_mode("error")
@@ -117,10 +116,17 @@ def test_denormals_are_flushed_inside_and_as_before_outside() -> None:
 
 
 def test_min_steps_lengthens_both_phases_in_proportion() -> None:
-    detector = ADCGAN(warmup_epochs=5, epochs=15, min_steps=2500)
-    assert detector._step_counts(270) == (625, 1875)
-    assert detector._step_counts(32 * 200) == (1000, 3000)
-    assert ADCGAN(min_steps=0)._step_counts(270) == (40, 120)
+    def steps(n_train: int, **settings: Any) -> list[int]:
+        detector = ADCGAN(width=0.05, warmup_epochs=5, epochs=15, **settings)
+        recipe = detector.make_model((1, 16, 16)).recipe(
+            n_train, make_accelerator("cpu", "float32")
+        )
+        assert recipe is not None
+        return [phase.steps for phase in recipe.phases]
+
+    assert steps(270, min_steps=2500) == [625, 1875]
+    assert steps(32 * 200, min_steps=2500) == [1000, 3000]
+    assert steps(270, min_steps=0) == [40, 120]
 
 
 def test_the_log_holds_losses_figures_and_time(tmp_path: Path) -> None:

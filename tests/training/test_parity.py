@@ -57,15 +57,15 @@ def both(plain: Any, size: int, precision: str, n: int, *, together: bool) -> tu
     rows: tuple[Losses, Losses] = ([], [])
     with torch.random.fork_rng(), denormals_flushed():
         torch.manual_seed(0)
-        networks = detector._make_networks(shape, detector.width).train()
-        twins = plain.plain_networks(detector, networks, shape).train()
-        recipe = detector._recipe(networks, 1000, accelerator)
-        reference = plain.PlainStep(detector, twins, shared_norm=True)
+        model = detector.make_model(shape).train()
+        twin = plain.plain_model(model).train()
+        recipe = model.recipe(1000, accelerator)
+        reference = plain.PlainStep(twin, shared_norm=True)
         x = images(shape)
         for i in range(n):
             batch = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(i))[:16]]
             if together:
-                networks.load_state_dict(twins.state_dict())
+                model.load_state_dict(twin.state_dict())
             with accelerator.autocast():
                 recipe.phases[1].step(batch, torch.Generator().manual_seed(1000 + i))
             reference(batch, torch.Generator().manual_seed(1000 + i))
@@ -119,8 +119,7 @@ def test_gradients_lie_in_memory_as_their_weights_do() -> None:
     for shape in SIZES.values():
         detector = ADCGAN(width=0.06, device="cpu")
         accelerator = detector._accelerator(None, ())
-        networks = detector._make_networks(shape, detector.width).train()
-        recipe = detector._recipe(networks, 1000, accelerator)
+        recipe = detector.make_model(shape).train().recipe(1000, accelerator)
         recipe.phases[1].step(images(shape, 8), torch.Generator())
         for optimizer in recipe.optimizers.named.values():
             for group in optimizer.param_groups:
@@ -163,15 +162,10 @@ def test_auroc_is_that_of_plain_pytorch_within_the_spread_of_seeds(
         ]
 
     ours = aurocs()
-    make = ADCGAN._make_networks
-
-    def of_torch_layers(self: ADCGAN, shape: Any, width: float) -> torch.nn.ModuleDict:
-        with monkeypatch.context() as patch:
-            patch.setattr(ADCGAN, "_make_networks", make)
-            networks = make(self, shape, width)
-            return plain.plain_networks(self, networks, shape)  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(ADCGAN, "_make_networks", of_torch_layers)
+    make = ADCGAN.make_model
+    monkeypatch.setattr(
+        ADCGAN, "make_model", lambda self, shape: plain.plain_model(make(self, shape))
+    )
     reference = aurocs()
     spread = max(np.ptp(ours), np.ptp(reference), 0.01)
     assert abs(np.mean(ours) - np.mean(reference)) <= spread

@@ -18,7 +18,7 @@ digits = load_named("digits", "train")
 detector = ADCGAN(width=0.06, warmup_epochs=1, epochs=2, min_steps=0, fpr=0.2, device="cpu")
 detector.fit(digits.select((digits.labels == 0).nonzero()[0]), run_dir=sys.argv[1])
 digest = hashlib.sha256()
-for value in detector.networks_.state_dict().values():
+for value in detector.model_.state_dict().values():
     digest.update(value.numpy().tobytes())
 with open(os.path.join(sys.argv[1], "rank" + os.environ["RANK"]), "w") as file:
     json.dump([digest.hexdigest(), os.environ["WORLD_SIZE"]], file)

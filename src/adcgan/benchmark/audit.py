@@ -9,7 +9,7 @@ this way are for comparison with the paper alone; they say nothing about a detec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from adcgan.benchmark.metrics import auroc
 from adcgan.benchmark.protocol import is_anomalous
 from adcgan.data import ImageSet
 from adcgan.detectors import ADCGAN, Detector
+from adcgan.detectors.adcgan import ADCGANModel
 from adcgan.errors import InputError
 from adcgan.networks import LatentCritic
 from adcgan.progress import Progress, terminal_progress
@@ -151,7 +152,7 @@ def audit(
         raise InputError(f"The 'draws' parameter must be at least 1. Got {draws!r} instead.")
     model = _with_latent_critic(detector)
     labels = np.repeat(np.array([0, 1]), [len(normal), len(anomalous)])
-    honest = np.concatenate([model.decision_function(x) for x in (normal, anomalous)])
+    honest = np.concatenate([detector.decision_function(x) for x in (normal, anomalous)])
     on_normal, on_anomalous = _Encoded(model, normal), _Encoded(model, anomalous)
     streams = np.random.SeedSequence(seed).spawn(3)
     score_normal = on_normal.score(_fresh(model, len(normal), streams[0]))
@@ -190,11 +191,10 @@ class _Encoded:
         E(x), and E(G(E(x))), on the detector's device.
     """
 
-    def __init__(self, detector: ADCGAN, images: ImageSet) -> None:
-        encoder, generator = detector.networks_["encoder"], detector.networks_["generator"]
-        critic = detector.networks_["critic"]
+    def __init__(self, model: ADCGANModel, images: ImageSet) -> None:
+        encoder, generator, critic = model.encoder, model.generator, model.critic
         parts: list[dict[str, Tensor]] = []
-        for x in detector._batches(images.images):
+        for x in model.batches(images.images):
             with torch.no_grad():
                 e_x = encoder(x)
                 x_hat = generator(e_x)
@@ -212,9 +212,10 @@ class _Encoded:
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         self.e_x, self.e_x_hat = whole.pop("e_x"), whole.pop("e_x_hat")
         self.components: Components = {k: v.double().cpu().numpy() for k, v in whole.items()}
-        self.judge = _judge(detector)
-        self.single = detector.latent == "single"
-        self.lam, self.rho = detector.lam, detector.rho
+        settings, judge = model.settings, model.latent_critic
+        assert judge is not None
+        self.judge, self.single = judge, settings.latent == "single"
+        self.lam, self.rho = settings.lam, settings.rho
         # The half of L_FL that no z has a part in.
         self._fixed = self._fixed_part()
 
@@ -243,35 +244,32 @@ class _Encoded:
         return (_judged(self.judge, torch.cat([self.e_x, self.e_x_hat], dim=1)),)
 
 
-def _judge(detector: ADCGAN) -> LatentCritic:
-    """Return D_z."""
-    return cast(LatentCritic, detector.networks_["latent_critic"])
-
-
 def _judged(judge: LatentCritic, latents: Tensor) -> Tensor:
     """Return D_z's probabilities (n,)."""
     return torch.cat([judge(rows).sigmoid() for rows in torch.split(latents, _ROWS_AT_ONCE)])
 
 
-def _fresh(detector: ADCGAN, n: int, sequence: np.random.SeedSequence) -> Tensor:
-    """Draw z (n, Z) on the detector's device."""
-    size = _judge(detector).draws.shape[1]
-    z = np.random.default_rng(sequence).standard_normal((n, size), dtype=np.float32)
-    return torch.from_numpy(z).to(detector._device())
+def _fresh(model: ADCGANModel, n: int, sequence: np.random.SeedSequence) -> Tensor:
+    """Draw z (n, Z) on the model's device."""
+    size = (n, model.latent_dim)
+    z = np.random.default_rng(sequence).standard_normal(size, dtype=np.float32)
+    return torch.from_numpy(z).to(model.device)
 
 
-def _with_latent_critic(detector: Detector) -> ADCGAN:
-    """Return the detector, or refuse one that the release has no evaluation for."""
+def _with_latent_critic(detector: Detector) -> ADCGANModel:
+    """Return the detector's model, or refuse one that the release has no evaluation for."""
     if not isinstance(detector, ADCGAN):
         raise InputError(
             "The released protocol is AD-CGAN's: the detector must be adcgan. "
-            f"Got {type(detector).__name__} instead."
+            f"Got {detector.system} instead."
         )
     if detector.latent == "none":
         raise InputError(
             "The released protocol needs the latent critic, which latent='none' leaves out."
         )
-    return detector
+    model = detector.backend
+    assert isinstance(model, ADCGANModel)
+    return model
 
 
 def audited_images(

@@ -96,8 +96,7 @@ def make_detector(cell: Cell, device: str = "auto") -> Detector:
         Where it computes.
     """
     kind = DETECTORS[cell.detector]
-    parameters = kind().get_params()
-    chosen = protocol_settings(cell.detector, parameters, cell.scheme, cell.protocol)
+    chosen = protocol_settings(kind, cell.scheme, cell.protocol)
     chosen |= {**cell.all_settings(), "random_state": cell.seed}
     return kind(**chosen, device=device)
 

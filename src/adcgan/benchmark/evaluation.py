@@ -15,8 +15,7 @@ from adcgan.errors import InputError
 
 if TYPE_CHECKING:
     from adcgan.data import ImageSet
-    from adcgan.detectors import Detector
-    from adcgan.scoring import Assessment
+    from adcgan.scoring import Assessment, Scorer
 
 UNREADABLE = -1
 
@@ -40,7 +39,7 @@ class Evaluation:
     metrics: dict[str, Any]
 
 
-def evaluate(detector: Detector, images: ImageSet) -> Evaluation:
+def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
     """Score labelled images once and compute every figure from those scores.
 
     Nothing is chosen or normalised on these images: the threshold in force is the one that
@@ -48,8 +47,8 @@ def evaluate(detector: Detector, images: ImageSet) -> Evaluation:
 
     Parameters
     ----------
-    detector : Detector
-        A fitted detector.
+    detector : Scorer
+        A fitted detector, or an exported one.
     images : ImageSet
         With labels: 1 anomalous, 0 normal. Images that could not be read are counted and left
         out of the figures.
@@ -165,7 +164,7 @@ def _aurocs(
 
 
 def _at_threshold(
-    detector: Detector, truth: NDArray[np.int64], flagged: NDArray[np.int64]
+    detector: Scorer, truth: NDArray[np.int64], flagged: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Return what the threshold in force does on these images.
 
@@ -181,19 +180,17 @@ def _at_threshold(
     }
 
 
-def _record(detector: Detector) -> dict[str, Any]:
+def _record(detector: Scorer) -> dict[str, Any]:
     """Return what a reader needs to repeat the figures."""
     # Imported here so that the figures alone can be had without torch.
     from adcgan.detectors import DETECTORS
     from adcgan.training import resolve_device
     from adcgan.training.runlog import hardware, versions
 
-    names = {cls.__name__: name for name, cls in DETECTORS.items()}
-    # An exported model says whose it is; a detector is itself.
-    exported = getattr(detector, "description_", None)
-    kind = exported.detector if exported else type(detector).__name__
+    names = {kind.__name__: name for name, kind in DETECTORS.items()}
+    name = names.get(detector.system, detector.system)
     return {
-        "detector": names.get(kind, kind) + (" (ONNX)" if exported else ""),
+        "detector": f"{name} (ONNX)" if detector.is_export else name,
         "settings": detector.get_params(),
         "versions": versions(),
         "hardware": hardware(resolve_device(detector.device)),

@@ -5,15 +5,17 @@ Every function is pure, so who sees which image can be tested without an image.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.benchmark.evaluation import anomaly_labels
 from adcgan.errors import InputError
+
+if TYPE_CHECKING:
+    from adcgan.detectors import Detector
 
 SCHEMES = ("one-vs-all", "all-vs-one")
 SPLITS = ("test", "development")
@@ -33,8 +35,6 @@ _NORMAL, _ANOMALOUS, _SUBSET = 0, 1, 2
 _SCHEME_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("adcgan", "all-vs-one"): {"warmup_epochs": 15, "epochs": 35},
 }
-# No system of the paper, so no epochs are stated for it: its steps are part of its definition.
-_OWN_STEPS = frozenset({"adcgan-ss"})
 # The release's latent critic judges latents one at a time.
 _RELEASED_SETTINGS: dict[str, Any] = {"latent": "single"}
 
@@ -61,25 +61,13 @@ class Partition:
     labels: NDArray[np.int64]
 
 
-def scheme_settings(detector: str, scheme: str) -> dict[str, Any]:
-    """Return the constructor parameters of `detector` that the paper changes under `scheme`.
-
-    AD-CGAN trains 15 + 35 epochs where many classes are normal, and 5 + 15 otherwise (A.3).
-    """
-    return dict(_SCHEME_SETTINGS.get((detector, scheme), {}))
-
-
-def protocol_settings(
-    detector: str, parameters: Collection[str], scheme: str, protocol: str
-) -> dict[str, Any]:
-    """Return the constructor parameters that a benchmark sets for `detector`.
+def protocol_settings(detector: type[Detector], scheme: str, protocol: str) -> dict[str, Any]:
+    """Return the constructor parameters that a benchmark sets for a class of detectors.
 
     Parameters
     ----------
-    detector : str
-        A name in `adcgan.DETECTORS`.
-    parameters : collection of str
-        The constructor's parameters.
+    detector : type
+        A value in `adcgan.DETECTORS`.
     scheme, protocol : str
         Of `SCHEMES` and `PROTOCOLS`.
 
@@ -90,8 +78,8 @@ def protocol_settings(
         epochs are the paper's, however few the images), and what "released" needs. A detector
         that is not the paper's keeps its own steps.
     """
-    chosen = scheme_settings(detector, scheme)
-    if "min_steps" in parameters and detector not in _OWN_STEPS:
+    chosen = dict(_SCHEME_SETTINGS.get((detector.name, scheme), {}))
+    if "min_steps" in detector.rules() and not detector.own_steps:
         chosen["min_steps"] = 0
     return chosen | (_RELEASED_SETTINGS if protocol == "released" else {})
 

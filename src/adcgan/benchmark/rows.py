@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,9 @@ from typing_extensions import Self
 
 from adcgan.errors import InputError
 
-try:
+# Windows has other locks; there two sweeps in one folder go unnoticed.
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows has other locks; there two sweeps in one folder go unnoticed.
-    fcntl = None  # type: ignore[assignment]
 
 ROWS_FILE = "rows.jsonl"
 Row = dict[str, Any]
@@ -68,7 +68,7 @@ class RowsFile:
 
     def _lock(self) -> None:
         """Take the file for this process; the lock goes with the process, however it ends."""
-        if fcntl is None:
+        if sys.platform == "win32":
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

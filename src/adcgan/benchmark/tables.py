@@ -15,7 +15,7 @@ from adcgan.benchmark.protocol import SCHEMES
 from adcgan.benchmark.published import AVERAGE, Subject, published
 from adcgan.benchmark.rows import Row, latest
 from adcgan.data import DATASETS
-from adcgan.detectors import DETECTORS, PRETRAINED
+from adcgan.detectors import DETECTORS
 from adcgan.errors import InputError
 
 # Below this many seeds nothing is said of how sure a figure is.
@@ -27,7 +27,6 @@ _TITLES = {
     4: "Table 4: AUROC (%) by variant of AD-CGAN's score, mean over classes",
 }
 # Detectors that know more than the normal images have tables of their own.
-PRETRAINED_LEAGUE = "pretrained on ImageNet"
 _PRETRAINED_TITLES = {
     1: "Pretrained on ImageNet: a separate league. AUROC (%), mean over classes",
     3: "Pretrained on ImageNet: a separate league. AUROC (%) of every class",
@@ -94,7 +93,7 @@ class Table:
     protocol, split : str
         What all rows behind it have in common.
     league : str
-        "" for the paper's tables, `PRETRAINED_LEAGUE` for detectors that bring knowledge along.
+        "" for the paper's tables, else the `Detector.league` of its detectors.
     """
 
     number: int
@@ -112,7 +111,7 @@ def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test
     Figures of one protocol and split never stand beside those of another. An average over some
     of the classes is never shown: the line says how many there are. Rows whose settings differ
     stand on lines of their own. Table 1 and 4 list everything that the paper has; Table 3 what
-    was run. A pretrained detector (`adcgan.detectors.PRETRAINED`) is in none of the three.
+    was run. A detector of another league is in none of the three.
 
     Parameters
     ----------
@@ -130,8 +129,8 @@ def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test
     """
     rows = latest(rows)
     _refuse_mixture(rows, protocol, split)
-    pretrained = [row for row in rows if row["detector"] in PRETRAINED]
-    own = [row for row in rows if row["detector"] not in PRETRAINED]
+    pretrained = [row for row in rows if _league(row)]
+    own = [row for row in rows if not _league(row)]
     groups, notes = _grouped(own), paper_notes(own, split)
     paper = sorted(_averages(groups) + _absent(published(1), groups), key=_order)
     lines = {1: paper, 3: _classes(groups), 4: _variants(groups)}
@@ -149,9 +148,14 @@ def _pretrained_tables(rows: Sequence[Row], protocol: str, split: str) -> list[T
     lines = {1: sorted(_averages(groups), key=_order), 3: _classes(groups)}
     titles = {n: _title(title, protocol, split) for n, title in _PRETRAINED_TITLES.items()}
     return [
-        Table(number, titles[number], found, notes, protocol, split, PRETRAINED_LEAGUE)
+        Table(number, titles[number], found, notes, protocol, split, _league(rows[0]))
         for number, found in lines.items()
     ]
+
+
+def _league(row: Row) -> str:
+    """Return the league of a row's detector."""
+    return DETECTORS[row["detector"]].league
 
 
 def select(rows: Iterable[Row], protocol: str, split: str) -> list[Row]:

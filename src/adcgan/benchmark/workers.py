@@ -73,9 +73,9 @@ def run_local(
             for worker in pool:
                 if worker.cell is None and waiting:
                     worker.start(waiting.popleft())
-            busy = {worker.connection: worker for worker in pool if worker.cell}
-            for ready in wait(list(busy)):
-                worker = busy[ready]  # type: ignore[index]
+            busy = [worker for worker in pool if worker.cell]
+            ready = wait([worker.connection for worker in busy])
+            for worker in (worker for worker in busy if worker.connection in ready):
                 cell, row = worker.finished()
                 tries[cell] += 1
                 if row is None and tries[cell] < ATTEMPTS:

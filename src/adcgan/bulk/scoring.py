@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from adcgan.bulk.dispatch import score_shards
 from adcgan.bulk.listing import Listing, list_images
@@ -21,6 +20,7 @@ from adcgan.bulk.worker import Attempts, Task
 from adcgan.cluster import connected, import_ray
 from adcgan.errors import InputError
 from adcgan.progress import Progress, terminal_progress
+from adcgan.scoring import Verdict
 
 # A multiple of the images that a model takes at once, so that these are the same as in one piece.
 SHARD_SIZE = 2048
@@ -47,6 +47,8 @@ class Outcome:
         Of this run, from the connection to the cluster to its last shard.
     threshold : float
         By which images were called anomalous.
+    fpr : float or None
+        The false-positive budget in force; None when `contamination` set the threshold.
     summary : Summary
         The counts, and the images with the highest scores.
     """
@@ -58,6 +60,7 @@ class Outcome:
     n_repeated: int
     seconds: float
     threshold: float
+    fpr: float | None
     summary: Summary
 
     @property
@@ -73,7 +76,7 @@ def score_in_bulk(
     out: str,
     *,
     ray: str = "auto",
-    threshold: float | None = None,
+    fpr: float | None = None,
     shard_size: int = SHARD_SIZE,
     workers: int | None = None,
     gpus: float | None = None,
@@ -97,8 +100,8 @@ def score_in_bulk(
         The folder for the results, as a path (on such a disk too) or a URI.
     ray : str, default="auto"
         The cluster; see `adcgan.cluster.connected`.
-    threshold : float, optional
-        An image is anomalous when its score is above it; the model's own if not given.
+    fpr : float, optional
+        Decide by this false-positive budget instead of the model's own threshold.
     shard_size : int, default=2048
         Images in a shard: at least 1.
     workers : int, optional
@@ -128,7 +131,7 @@ def score_in_bulk(
     import_ray()
     _check(shard_size, workers, gpus, device)
     progress = progress or terminal_progress()
-    task = _planned(model, data, out, threshold, shard_size, device, progress)
+    task, verdict = _planned(model, data, out, fpr, shard_size, device, progress)
     manifest = task.manifest
     task.output.check(manifest)
     done = task.output.finished(manifest)
@@ -148,7 +151,8 @@ def score_in_bulk(
         n_images_before=before,
         n_repeated=repeated,
         seconds=time.monotonic() - started,
-        threshold=manifest.threshold,
+        threshold=verdict.threshold,
+        fpr=verdict.fpr,
         summary=Summary.of(summary for _, summary in sorted(done.items())),
     )
 
@@ -157,14 +161,17 @@ def _planned(
     model: str | Path,
     data: str,
     out: str,
-    threshold: float | None,
+    fpr: float | None,
     shard_size: int,
     device: str,
     progress: Progress,
-) -> Task:
-    """Read the model, list the images, and say what is to be done."""
+) -> tuple[Task, Verdict]:
+    """Read the model, list the images, and say what is to be done, and by which verdict."""
     shipped = Model.at(model)
     scorer = shipped.load("cpu")
+    verdict = scorer.verdict(fpr)
+    if verdict.warning:
+        warnings.warn(verdict.warning, stacklevel=3)
     with _shown(progress, "Listing images"):
         listing, output = list_images(data), Output.at(out)
     _refuse_inside(output, listing)
@@ -172,12 +179,11 @@ def _planned(
         n_images=listing.n_images,
         listing=listing.digest(),
         model=shipped.digest(),
-        threshold=scorer.threshold_ if threshold is None else threshold,
+        threshold=verdict.threshold,
         shard_size=shard_size,
-        # Their names are wanted, which those of any image tell.
-        components=list(scorer._components_in(np.zeros((1, *scorer.image_shape_), np.uint8))),
+        components=scorer.component_names(),
     )
-    return Task(listing, output, manifest, shipped, device)
+    return Task(listing, output, manifest, shipped, device), verdict
 
 
 def _check(shard_size: int, workers: int | None, gpus: float | None, device: str) -> None:

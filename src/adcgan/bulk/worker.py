@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,6 +206,7 @@ class _Rows:
     def __init__(self, n: int, manifest: Manifest) -> None:
         self._names, self._errors = [""] * n, [""] * n
         self._threshold = manifest.threshold
+        self._anomalous = np.full(n, -1)
         self._figures = {
             name: np.full(n, np.nan) for name in ("score", "p_value", *manifest.components)
         }
@@ -237,6 +238,8 @@ class _Rows:
         )
         self._waiting = []
         found = scorer.assess(images)
+        verdict = replace(found.verdict, threshold=self._threshold)
+        self._anomalous[places] = verdict.anomalous(found.scores)
         figures = {"score": found.scores, "p_value": found.p_values, **found.components}
         for name, values in figures.items():
             self._figures[name][places] = values
@@ -244,7 +247,7 @@ class _Rows:
     def columns(self) -> dict[str, Any]:
         """Return the columns as arrays of PyArrow, null where there is nothing to say."""
         unreadable = np.array([bool(error) for error in self._errors])
-        anomalous = (self._figures["score"] > self._threshold).astype(np.int8)
+        anomalous = self._anomalous.astype(np.int8)
         figures = {
             name: pa.array(values, mask=unreadable)
             for name, values in {"anomalous": anomalous, **self._figures}.items()
@@ -255,17 +258,16 @@ class _Rows:
     def summary(self) -> Summary:
         """Return the counts and the images with the highest scores."""
         scores = self._figures["score"]
-        above = scores > self._threshold
         readable = (i for i, error in enumerate(self._errors) if not error)
         return Summary(
-            n_anomalous=int(above.sum()),
+            n_anomalous=int((self._anomalous == 1).sum()),
             n_unreadable=sum(map(bool, self._errors)),
             highest=highest(
                 {
                     "path": self._names[i],
                     "score": float(scores[i]),
                     "p_value": float(self._figures["p_value"][i]),
-                    "anomalous": int(above[i]),
+                    "anomalous": int(self._anomalous[i]),
                 }
                 for i in readable
             ),

@@ -16,7 +16,7 @@ from adcgan.files import write_json, write_text
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
     from adcgan.data import ImageSet
-    from adcgan.detectors import Detector
+    from adcgan.scoring import Scorer
 
 
 def evaluate(
@@ -43,8 +43,7 @@ def evaluate(
     from adcgan import load
 
     check_output_folder(out, resume=True)
-    # Any: an exported model has what is asked of a detector here.
-    detector: Any = load(model, device=device)
+    detector = load(model, device=device)
     images = labelled_images(detector, data, normal=normal, anomalous=anomalous, strict=strict)
     make_folder(out)
     evaluation = evaluate_into(out, detector, images, model)
@@ -55,7 +54,7 @@ def evaluate(
     say(f"report     {out / 'report.html'}")
 
 
-def evaluate_into(out: Path, detector: Detector, images: ImageSet, model: Path) -> Evaluation:
+def evaluate_into(out: Path, detector: Scorer, images: ImageSet, model: Path) -> Evaluation:
     """Evaluate and write scores.csv, metrics.json and report.html into the folder `out`."""
     from adcgan.benchmark import evaluate as evaluated
     from adcgan.report import evaluation_page, render, write_scores

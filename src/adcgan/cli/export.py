@@ -21,12 +21,12 @@ def export(
 
     The file is checked against the model before it is written. It scores with ONNX Runtime, NumPy
     and Pillow, without torch: 'adcgan score', 'adcgan serve' and adcgan.load take it where they
-    take a model folder. Detectors that search for each image (adgan, anogan), those on raw
-    pixels and pretrained-knn cannot be exported.
+    take a model folder. Detectors that search for each image, that compare it with every training
+    image or that compute on raw pixels cannot be exported.
     """
     check_output_file(out)
     from adcgan.detectors import load
-    from adcgan.export import export_onnx
+    from adcgan.onnx.export import export_onnx
 
     detector = load(model, device="cpu")
     make_folder(out.parent)

@@ -54,7 +54,6 @@ def fit(
     json: options.Json = False,
 ) -> None:
     """Learn from normal images; the result is a model folder."""
-    from adcgan.benchmark.protocol import scheme_settings
     from adcgan.training.trackers import check_trackers
 
     kind = detector_class(detector)
@@ -66,8 +65,6 @@ def fit(
         "precision": precision,
     }
     chosen = settings(kind, assignments or [], shorthands)
-    if anomalous is not None:
-        chosen = scheme_settings(detector, "all-vs-one") | chosen
     untrained = kind(**chosen)
     untrained.check_parameters()
     untrained.check_packages()

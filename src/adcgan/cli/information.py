@@ -48,12 +48,11 @@ def report(
 
 def _model_page(folder: Path) -> Page:
     """Return the page of the model in `folder`."""
-    from adcgan.detectors import DETECTORS, load
+    from adcgan.detectors import load
     from adcgan.report import model_page
 
     detector = load(folder, device="cpu")
-    names = {kind: name for name, kind in DETECTORS.items()}
-    return model_page(detector, names[type(detector)], folder.resolve().name, read_run(folder))
+    return model_page(detector, detector.name, folder.resolve().name, read_run(folder))
 
 
 def _sweep_page(folder: Path) -> Page:

@@ -15,10 +15,7 @@ from adcgan.cli.terminal import print_json, print_table, say
 from adcgan.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from adcgan.scoring import Assessment, Scorer
+    from adcgan.scoring import Assessment
 
 _SHOWN = 5
 
@@ -115,33 +112,32 @@ def _here(
     if heatmaps is not None and find_spec("matplotlib") is None:
         raise MissingExtraError("--heatmaps needs matplotlib: pip install matplotlib")
     detector = load(model, device=device)
-    threshold, in_force = _threshold(detector, fpr)
     images = images_to_score(detector, data, strict=strict)
-    assessment = detector.assess(images)
-    decided = _decided(assessment, threshold)
-    if heatmaps is not None:
+    assessment = detector.assess(images, maps=heatmaps is not None, fpr=fpr)
+    if heatmaps is not None and assessment.maps is not None:
         from adcgan.report import write_heatmaps
 
-        hottest = write_heatmaps(heatmaps, detector, images, assessment.scores[images.positions])
+        hottest = write_heatmaps(
+            heatmaps, images, assessment.maps, assessment.scores[images.positions]
+        )
         say(f"heatmaps in {heatmaps}; the top colour is an anomaly value of {hottest:.4g} or more")
     make_folder(out.parent)
-    write_scores(out, assessment, decided)
-    written = {"threshold": threshold, "fpr": in_force, "scores": str(out)}
-    return _result(assessment, decided) | written
+    write_scores(out, assessment)
+    verdict = assessment.verdict
+    written = {"threshold": verdict.threshold, "fpr": verdict.fpr, "scores": str(out)}
+    return _result(assessment) | written
 
 
 def _on_cluster(
     model: Path, data: str, out: str, fpr: float | None, **settings: Any
 ) -> dict[str, Any]:
     """Score on a Ray cluster, and return the counts."""
-    from adcgan import load
     from adcgan.bulk.scoring import score_in_bulk
     from adcgan.bulk.worker import LostWorkersError
     from adcgan.report.wording import counted
 
-    threshold, in_force = _threshold(load(model, device="cpu"), fpr)
     try:
-        outcome = score_in_bulk(model, data, out, threshold=threshold, **settings)
+        outcome = score_in_bulk(model, data, out, fpr=fpr, **settings)
     except LostWorkersError as error:
         say(f"error: {error}")
         say("what is finished is kept; the same command goes on")
@@ -157,7 +153,7 @@ def _on_cluster(
         "n_scored": outcome.n_images - outcome.summary.n_unreadable,
         **asdict(outcome.summary),
         "threshold": outcome.threshold,
-        "fpr": in_force,
+        "fpr": outcome.fpr,
         "n_shards": outcome.n_shards,
         "n_images_before": outcome.n_images_before,
         "n_repeated": outcome.n_repeated,
@@ -167,35 +163,11 @@ def _on_cluster(
     }
 
 
-def _threshold(detector: Scorer, fpr: float | None) -> tuple[float, float | None]:
-    """Return the threshold and the budget in force, warning where the one asked for is not."""
-    from adcgan.report.wording import percent
-    from adcgan.scoring import images_needed, threshold_for_budget
-
-    if fpr is None:
-        return detector.threshold_, detector.fpr_
-    threshold = threshold_for_budget(detector.calibration_scores_, fpr)
-    if not threshold.supported:
-        say(
-            f"warning: a budget of {percent(fpr, 4)} takes {images_needed(fpr):,} held-out normal "
-            f"images; the model has {detector.n_calibration_:,}, so the budget in force is "
-            f"{percent(threshold.fpr_in_force, 2)}"
-        )
-    return threshold.value, threshold.fpr_in_force
-
-
-def _decided(assessment: Assessment, threshold: float) -> NDArray[np.int64]:
-    """Return 1 anomalous, 0 normal, -1 unreadable, by `threshold`."""
-    import numpy as np
-
-    readable = np.array([not error for error in assessment.errors])
-    return np.where(readable, assessment.scores > threshold, -1).astype(np.int64)
-
-
-def _result(assessment: Assessment, decided: NDArray[np.int64]) -> dict[str, Any]:
+def _result(assessment: Assessment) -> dict[str, Any]:
     """Return the counts, and the few images with the highest scores."""
     import numpy as np
 
+    decided = assessment.anomalous
     n_unreadable = sum(map(bool, assessment.errors))
     ranked = np.argsort(-np.nan_to_num(assessment.scores, nan=-np.inf), kind="stable")
     return {

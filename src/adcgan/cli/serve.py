@@ -134,7 +134,7 @@ def scorer_for(model: Path, device: str) -> Scorer:
     if not model.is_dir() or device not in {"auto", "cpu"}:
         return scorer
     from adcgan.detectors import Detector
-    from adcgan.export import export_onnx
+    from adcgan.onnx.export import export_onnx
 
     assert isinstance(scorer, Detector)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adcgan.detectors import storage
 from adcgan.detectors.adcgan import ADCGAN
-from adcgan.detectors.base import Detector
+from adcgan.detectors.base import Detector, NotFittedError
 from adcgan.detectors.baselines import (
     ADGAN,
     AEGAN,
@@ -18,6 +18,7 @@ from adcgan.detectors.baselines import (
     PixelPCA,
     RobustAutoencoder,
 )
+from adcgan.detectors.model import Model
 from adcgan.detectors.pretrained import PretrainedKNN
 from adcgan.detectors.selfsupervised import SelfSupervisedADCGAN
 from adcgan.errors import InputError
@@ -25,22 +26,22 @@ from adcgan.scoring import Assessment
 from adcgan.training.cost import FitCost
 
 DETECTORS: dict[str, type[Detector]] = {
-    "adcgan": ADCGAN,
-    "adcgan-ss": SelfSupervisedADCGAN,
-    "alad": ALAD,
-    "adgan": ADGAN,
-    "aegan": AEGAN,
-    "anogan": AnoGAN,
-    "egbad": EGBAD,
-    "rda": RobustAutoencoder,
-    "pixel-pca": PixelPCA,
-    "pixel-knn": PixelKNN,
-    "pixel-iforest": PixelIsolationForest,
-    "pretrained-knn": PretrainedKNN,
+    kind.name: kind
+    for kind in (
+        ADCGAN,
+        SelfSupervisedADCGAN,
+        ALAD,
+        ADGAN,
+        AEGAN,
+        AnoGAN,
+        EGBAD,
+        RobustAutoencoder,
+        PixelPCA,
+        PixelKNN,
+        PixelIsolationForest,
+        PretrainedKNN,
+    )
 }
-
-# These know more than the normal images: their figures never stand in one table with the others'.
-PRETRAINED = frozenset({"pretrained-knn"})
 
 __all__ = [
     "ADCGAN",
@@ -49,11 +50,12 @@ __all__ = [
     "ALAD",
     "DETECTORS",
     "EGBAD",
-    "PRETRAINED",
     "AnoGAN",
     "Assessment",
     "Detector",
     "FitCost",
+    "Model",
+    "NotFittedError",
     "PixelIsolationForest",
     "PixelKNN",
     "PixelPCA",
@@ -72,12 +74,11 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     InputError
         The folder is not a finished model, a file in it was changed, or it is of another version.
     """
-    if Path(path).is_file():
+    folder = Path(path).expanduser()
+    if folder.is_file():
         raise InputError(f"{path} is a file. This takes a model folder, made by 'adcgan fit'.")
-    stored = storage.read(Path(path))
-    for detector in DETECTORS.values():
-        if detector.__name__ == stored.config["detector"]:
-            loaded = detector(**{**stored.config["parameters"], "device": device})
-            loaded._restore(stored)
-            return loaded
+    stored = storage.read(folder)
+    for kind in DETECTORS.values():
+        if kind.__name__ == stored.config["detector"]:
+            return kind.from_stored(stored, device)
     raise InputError(f"{path} holds a detector this version lacks: {stored.config['detector']!r}.")

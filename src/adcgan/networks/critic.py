@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
 from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
 from adcgan.networks.layers import spectral_norm
 from adcgan.networks.residual import residual_trunk
-from adcgan.networks.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
 
 # The last two layers of a column are the last block: the local map is taken before it.
 COLUMNS = {
@@ -90,7 +90,8 @@ class Critic(nn.Module):
         self.logit = spectral_norm(nn.Linear(self.global_features, 1))
         self.projection = spectral_norm(nn.Linear(self.global_features, self.local_channels))
 
-    def _make_trunk(self, size: int) -> Callable[..., Trunk]:  # noqa: ARG002
+    def _make_trunk(self, size: int) -> Callable[..., Trunk]:
+        del size
         return paper_trunk
 
     def forward(self, x: Tensor) -> CriticFeatures:

@@ -6,7 +6,8 @@ keep torch's names of parameters and buffers, so weights are interchangeable.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class PReLU(nn.PReLU):
         """Return max(x, 0) + slope · min(x, 0)."""
         if x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x)
-        return cast(Tensor, _PReLU.apply(x, self.weight))  # type: ignore[no-untyped-call]
+        return _prelu(x, self.weight)
 
 
 class _PReLU(torch.autograd.Function):
@@ -90,6 +91,9 @@ class _PReLU(torch.autograd.Function):
             return on_x, None
         on_slope = (x.clamp(max=0) * gradient).sum(dtype=torch.float32)
         return on_x, on_slope.to(slope.dtype).reshape(slope.shape)
+
+
+_prelu: Callable[[Tensor, Tensor], Tensor] = _PReLU.apply
 
 
 class Dropout(nn.Dropout):
@@ -157,8 +161,7 @@ class SpectralNorm(nn.Module):
         sigma = u @ matrix @ v
         if not torch.is_grad_enabled():
             return weight / sigma
-        out = _Normalise.apply(weight, u, v, sigma)  # type: ignore[no-untyped-call]
-        return cast(Tensor, out)
+        return _normalise(weight, u, v, sigma)
 
 
 class _Normalise(torch.autograd.Function):
@@ -181,6 +184,9 @@ class _Normalise(torch.autograd.Function):
         out.div_(sigma)
         rows.addr_(u * -share, v)
         return out, None, None, None
+
+
+_normalise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Normalise.apply
 
 
 def _channels_last(tensor: Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 # PyTorch multiplies float32 matrices on CPUs with MKL, which leaves half of the vector units of
 # processors that are not Intel's idle. oneDNN, which computes its convolutions, does not.
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
-    torch.ops.mkldnn, "_linear_pointwise"
-)
+_is_available: Callable[[], bool] = torch.backends.mkldnn.is_available
+_ONEDNN = _is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight)
     if not torch.is_grad_enabled():
         return _multiply(x, weight)
-    return cast(Tensor, _Product.apply(x, weight))  # type: ignore[no-untyped-call]
+    return _multiplied(x, weight)
 
 
 def _multiply(x: Tensor, weight: Tensor) -> Tensor:
@@ -70,3 +70,6 @@ if _ONEDNN:
     def _count(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
         """Count the operations of `_multiply` for PyTorch's counter."""
         return 2 * x.numel() * weight[0]
+
+
+_multiplied: Callable[[Tensor, Tensor], Tensor] = _Product.apply

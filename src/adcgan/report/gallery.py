@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.data.thumbnails import data_uri, reduced
-from adcgan.errors import InputError
 from adcgan.report.pictures import overlay, to_uint8
 
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
     from adcgan.data import ImageSet
-    from adcgan.detectors import Detector
+    from adcgan.scoring import Scorer
 
 # Pixels of the longer side at most: a page of fifty pictures stays small enough to send.
 _LONGEST_SIDE = 192
@@ -46,14 +46,14 @@ class Row:
 
 
 def gallery(
-    detector: Detector, images: ImageSet, evaluation: Evaluation, n: int = 8
+    detector: Scorer, images: ImageSet, evaluation: Evaluation, n: int = 8
 ) -> tuple[list[Row], float | None]:
     """Return the most anomalous, the borderline and the most normal images of an evaluation.
 
     Parameters
     ----------
-    detector : Detector
-        The fitted detector; one that cannot reconstruct gives images alone.
+    detector : Scorer
+        Fitted; one that cannot reconstruct gives images alone.
     images : ImageSet
         What was evaluated.
     evaluation : Evaluation
@@ -79,7 +79,9 @@ def gallery(
     }
     wanted = np.unique(np.concatenate(list(chosen.values())))
     seen = images.images[wanted].transpose(0, 2, 3, 1)
-    made, heat = _explained(detector, images.select(wanted))
+    passes = list(detector.passes(images.images, wanted))
+    made = _joined([scored.reconstruction for scored in passes])
+    heat = _joined([scored.anomaly_map for scored in passes])
     hottest = None if heat is None else hottest_value(heat)
     cards = {}
     for i, index in enumerate(wanted):
@@ -91,7 +93,7 @@ def gallery(
             truth="anomalous" if evaluation.labels[row] == 1 else "normal",
             flagged=bool(evaluation.assessment.anomalous[row] == 1),
             image=_picture(seen[i]),
-            reconstruction="" if made is None else _picture(to_uint8(made[i])),
+            reconstruction="" if made is None else _picture(to_uint8(made[i].transpose(1, 2, 0))),
             heatmap=""
             if heat is None or hottest is None
             else _picture(overlay(seen[i], heat[i], hottest)),
@@ -105,19 +107,10 @@ def hottest_value(heat: NDArray[np.float32]) -> float:
     return max(float(np.quantile(heat, _HOTTEST)), float(np.finfo(np.float32).tiny))
 
 
-def _explained(
-    detector: Detector, images: ImageSet
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    """Return reconstructions (n, H, W, C) and anomaly maps (n, H, W); None if not offered."""
-    try:
-        made: NDArray[np.float32] | None = detector.reconstruct(images)
-    except InputError:
-        made = None
-    try:
-        heat: NDArray[np.float32] | None = detector.anomaly_map(images)
-    except InputError:
-        heat = None
-    return made, heat
+def _joined(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """Return the pictures of all batches, None where there are none."""
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if there else None
 
 
 def _picture(image: NDArray[np.uint8]) -> str:

@@ -17,16 +17,15 @@ from adcgan.report.pictures import enlarged, overlay
 
 if TYPE_CHECKING:
     from adcgan.data import ImageSet
-    from adcgan.scoring import Scorer
 
-# Images whose maps are held at a time, so that memory does not grow with the set.
-_CHUNK = 256
+# Images that the colour scale comes from.
+_SCALE_IMAGES = 256
 
 
 def write_heatmaps(
     folder: str | Path,
-    detector: Scorer,
     images: ImageSet,
+    maps: NDArray[np.float32],
     scores: NDArray[np.float64],
     progress: Progress | None = None,
 ) -> float:
@@ -36,10 +35,10 @@ def write_heatmaps(
     ----------
     folder : str or Path
         Sub-folders in the images' names are kept; pictures of the same name are replaced.
-    detector : Scorer
-        A fitted detector that has anomaly maps, or an exported one.
     images : ImageSet
         The images, at the size that the detector takes.
+    maps : ndarray of float32, shape (n, H, W)
+        Their anomaly maps, as `Scorer.assess` keeps them.
     scores : ndarray of shape (n,), float64
         Their scores. The colour scale comes from up to 256 images spread evenly over them, so
         that the least and the most anomalous take part.
@@ -54,24 +53,21 @@ def write_heatmaps(
     Raises
     ------
     InputError
-        If the detector has no anomaly maps, or an image's name leads out of `folder`.
+        If an image's name leads out of `folder`.
     """
     progress = terminal_progress() if progress is None else progress
     paths = [_path(Path(folder), name) for name in images.names]
     order = np.argsort(scores, kind="stable")
-    spread = np.linspace(0, len(order) - 1, min(len(order), _CHUNK)).round().astype(np.intp)
-    hottest = hottest_value(detector.anomaly_map(images.select(np.sort(order[spread]))))
+    spread = np.linspace(0, len(order) - 1, min(len(order), _SCALE_IMAGES)).round().astype(np.intp)
+    hottest = hottest_value(maps[np.sort(order[spread])])
     progress.start("heatmaps", len(images))
     try:
-        for start in range(0, len(images), _CHUNK):
-            part = images.select(slice(start, start + _CHUNK))
-            maps = detector.anomaly_map(part)
-            for path, image, heat in zip(paths[start:], part.images, maps, strict=False):
-                picture = overlay(image.transpose(1, 2, 0), heat, hottest)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(path) as temporary:
-                    temporary.write_bytes(png(enlarged(picture)))
-            progress.advance(len(part))
+        for path, image, heat in zip(paths, images.images, maps, strict=True):
+            picture = overlay(image.transpose(1, 2, 0), heat, hottest)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_bytes(png(enlarged(picture)))
+            progress.advance()
     finally:
         progress.finish()
     return hottest

@@ -12,11 +12,11 @@ from adcgan.report.wording import counted, percent, printable
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
     from adcgan.data import ImageSet
-    from adcgan.detectors import Detector
+    from adcgan.scoring import Scorer
 
 
 def evaluation_page(
-    detector: Detector,
+    detector: Scorer,
     images: ImageSet,
     evaluation: Evaluation,
     run: Mapping[str, Any] | None = None,
@@ -25,7 +25,7 @@ def evaluation_page(
 
     Parameters
     ----------
-    detector : Detector
+    detector : Scorer
         What was evaluated.
     images : ImageSet
         What it was evaluated on.
@@ -69,13 +69,13 @@ def evaluation_page(
 
 
 def model_page(
-    detector: Detector, detector_name: str, model_name: str, run: Mapping[str, Any]
+    detector: Scorer, detector_name: str, model_name: str, run: Mapping[str, Any]
 ) -> Page:
     """Say how a model was trained, without an evaluation.
 
     Parameters
     ----------
-    detector : Detector
+    detector : Scorer
         The fitted detector.
     detector_name : str
         Its name on the command line.
@@ -150,9 +150,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[Tile]:
     ]
 
 
-def _trained(
-    detector: Detector, detector_name: str, run: Mapping[str, Any] | None
-) -> dict[str, str]:
+def _trained(detector: Scorer, detector_name: str, run: Mapping[str, Any] | None) -> dict[str, str]:
     """Return what was trained on what, by the name of the fact."""
     channels, height, width = detector.image_shape_
     colour = {1: "grey", 3: "colour"}[channels]

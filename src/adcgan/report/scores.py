@@ -6,18 +6,13 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from adcgan.files import replacing
 
 if TYPE_CHECKING:
     from adcgan.scoring import Assessment
 
 
-def write_scores(
-    path: str | Path, assessment: Assessment, anomalous: NDArray[np.int64] | None = None
-) -> None:
+def write_scores(path: str | Path, assessment: Assessment) -> None:
     """Write ``path,score,p_value,anomalous,<components>,error``, whole or not at all.
 
     Parameters
@@ -28,12 +23,9 @@ def write_scores(
     assessment : Assessment
         One row each, in its order. Where an image could not be read, the row holds its name and
         error and nothing else.
-    anomalous : ndarray of shape (n_items,), int, optional
-        Decisions to write instead of the assessment's own.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    decided = assessment.anomalous if anomalous is None else anomalous
     with (
         replacing(path) as temporary,
         # A name that UTF-8 cannot hold must not make the other rows unreadable.
@@ -41,14 +33,14 @@ def write_scores(
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "score", "p_value", "anomalous", *assessment.components, "error"])
-        writer.writerows(_row(assessment, decided, i) for i in range(len(assessment.names)))
+        writer.writerows(_row(assessment, i) for i in range(len(assessment.names)))
 
 
-def _row(assessment: Assessment, anomalous: NDArray[np.int64], i: int) -> list[Any]:
+def _row(assessment: Assessment, i: int) -> list[Any]:
     """Return the fields of input `i`; floats keep every digit."""
     name, error = assessment.names[i], assessment.errors[i]
     parts = assessment.components.values()
     if error:
         return [name, "", "", "", *("" for _ in parts), error]
     figures = [float(assessment.scores[i]), float(assessment.p_values[i])]
-    return [name, *figures, int(anomalous[i]), *(float(part[i]) for part in parts), ""]
+    return [name, *figures, int(assessment.anomalous[i]), *(float(part[i]) for part in parts), ""]

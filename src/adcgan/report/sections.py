@@ -24,7 +24,7 @@ from adcgan.scoring import false_alarm_interval, images_needed, smallest_budget
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
     from adcgan.data import ImageSet
-    from adcgan.detectors import Detector
+    from adcgan.scoring import Scorer
 
 # Columns of the training history that are not losses or figures of health.
 _NOT_CURVES = {"step", "epoch", "seconds", "warning"}
@@ -116,13 +116,13 @@ def curves(evaluation: Evaluation) -> Section:
     return Section("curves", "Separation", {"plots": _plots(drawn)})
 
 
-def pictures(detector: Detector, images: ImageSet, evaluation: Evaluation) -> Section:
+def pictures(detector: Scorer, images: ImageSet, evaluation: Evaluation) -> Section:
     """Return the most anomalous, the borderline and the most normal images."""
     rows, hottest = gallery(detector, images, evaluation)
     return Section("pictures", "Images", {"rows": rows, "hottest": hottest})
 
 
-def components(detector: Detector, evaluation: Evaluation) -> Section | None:
+def components(detector: Scorer, evaluation: Evaluation) -> Section | None:
     """Return what each part of the score brings, and other scores of the same parts.
 
     None where the detector gives no parts. The figures are those of `adcgan.report.shares.Share`.
@@ -160,7 +160,7 @@ def _finding(found: list[Share]) -> str:
     )
 
 
-def samples(detector: Detector) -> Section | None:
+def samples(detector: Scorer) -> Section | None:
     """Return images that the generator makes, None for detectors without one."""
     try:
         made = to_uint8(detector.generate(_SAMPLES, seed=_SAMPLE_SEED))
@@ -180,7 +180,7 @@ def samples(detector: Detector) -> Section | None:
     return Section("samples", "Generated images", data)
 
 
-def training(detector: Detector) -> Section | None:
+def training(detector: Scorer) -> Section | None:
     """Return the training curves and the warnings of the health watch, None without a history."""
     rows = [row for row in detector.history_ if "warning" not in row]
     warnings = [row for row in detector.history_ if "warning" in row]
@@ -212,7 +212,7 @@ def _training_plot(
     return title, "", picture
 
 
-def calibration(detector: Detector) -> Section:
+def calibration(detector: Scorer) -> Section:
     """Return where the threshold comes from and what budget it can keep."""
     n = int(detector.n_calibration_)
     scores = np.asarray(detector.calibration_scores_, dtype=np.float64)

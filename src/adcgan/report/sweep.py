@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -214,7 +214,8 @@ def _classes(subject: str, kind: str, lines: Sequence[Line]) -> dict[str, Any]:
     names = [DATASETS[lines[0].dataset].class_names[class_] for class_ in run]
     points = {name: [float("nan")] * len(run) for name in _methods(lines)}
     for name, line in zip(_methods(lines), lines, strict=True):
-        points[name][run.index(int(line.subject))] = cast(float, line.ours)
+        assert line.ours is not None
+        points[name][run.index(int(line.subject))] = line.ours
     picture = svg(
         lambda axes: aurocs_by_class(axes, names, points),
         f"AUROC of each class by detector, {subject}, {kind}. The figures are in the tables.",

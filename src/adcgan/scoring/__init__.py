@@ -7,6 +7,7 @@ without torch can score with an exported file, and combine and calibrate scores.
 from __future__ import annotations
 
 from adcgan.scoring.assessment import Assessment
+from adcgan.scoring.backend import Backend, Components, Scored, Shape, in_batches
 from adcgan.scoring.calibration import (
     Threshold,
     conformal_p_values,
@@ -27,21 +28,26 @@ from adcgan.scoring.normality import (
     standardise,
     variants,
 )
-from adcgan.scoring.onnx_scorer import OnnxScorer
 from adcgan.scoring.scorer import Scorer
+from adcgan.scoring.verdict import Verdict
 
 __all__ = [
     "COMPONENTS",
     "Assessment",
-    "OnnxScorer",
+    "Backend",
+    "Components",
+    "Scored",
     "Scorer",
+    "Shape",
     "Threshold",
+    "Verdict",
     "conformal_p_values",
     "contamination_threshold",
     "discrimination_loss",
     "encoded_loss",
     "false_alarm_interval",
     "images_needed",
+    "in_batches",
     "latent_loss",
     "location_and_scale",
     "normality_score",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.scoring.verdict import Verdict
+
 
 @dataclass(frozen=True)
 class Assessment:
@@ -28,6 +30,10 @@ class Assessment:
         Other scores made of the same parts (Table 4).
     errors : list of str
         Why an image could not be read; "" where it could.
+    verdict : Verdict
+        By which images are anomalous or not.
+    maps : ndarray of float32 (n_readable, H, W), or None
+        Anomaly maps of the readable images, in order, at least 0. None unless asked for.
     """
 
     names: list[str]
@@ -37,6 +43,8 @@ class Assessment:
     components: dict[str, NDArray[np.float64]]
     variants: dict[str, NDArray[np.float64]]
     errors: list[str]
+    verdict: Verdict
+    maps: NDArray[np.float32] | None = None
 
 
 def placed(

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.errors import InputError
+from adcgan.scoring.backend import Components
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Reduction = Literal["sum", "mean"]
-Components = Mapping[str, NDArray[np.floating]]
 
 COMPONENTS = ("discrimination", "residual", "encoded", "latent")
 _REQUIRED = COMPONENTS[:3]

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adcgan.data import ImageSet, load_images
+from adcgan.data import ImageSet, ImageSource, load_images
 from adcgan.data.arrays import is_array
 from adcgan.errors import InputError
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring.assessment import Assessment, placed
-from adcgan.scoring.calibration import conformal_p_values
-
-Images = Any
-Components = dict[str, NDArray[np.float64]]
-Shape = tuple[int, int, int]
+from adcgan.scoring.backend import Backend, Components, Scored, Shape, in_batches
+from adcgan.scoring.verdict import Verdict
 
 
 class Scorer(ABC):
     """Gives every image a score, higher = more anomalous, and judges it by normal images.
 
-    Everything a user calls to score images is here, once for all. A subclass says how it computes
-    on a batch of uint8 images (`_components_in`, `_maps_in`, `_reconstructions_in`) and how a
-    score is made of components (`_combine`).
+    Everything a user calls to score images is here, once for all; what computes is its `backend`.
 
     Images are given as a folder, an .npy or .npz file, a uint8 array (n, H, W) or (n, H, W, C), a
-    list of PIL images, or an `adcgan.ImageSet`.
+    list of paths, arrays or PIL images, or an `adcgan.ImageSet`.
 
     Attributes
     ----------
@@ -46,9 +43,16 @@ class Scorer(ABC):
         Whether those went through the resize pipeline, or were arrays taken as they came.
     n_train_, n_calibration_ : int
         Images trained on, and held out for monitoring and calibration.
+    history_ : list of dict
+        What was logged during training.
     """
 
+    is_export: ClassVar[bool] = False
+
     resize: str
+    fpr: float
+    contamination: float | None
+    device: str
     threshold_: float
     fpr_: float | None
     calibration_scores_: NDArray[np.float64]
@@ -56,45 +60,43 @@ class Scorer(ABC):
     resized_: bool
     n_train_: int
     n_calibration_: int
+    history_: list[dict[str, Any]]
 
-    # -- what every scorer defines -------------------------------------------------------------
+    @property
+    @abstractmethod
+    def backend(self) -> Backend:
+        """What computes the scores of batches."""
+
+    @property
+    @abstractmethod
+    def system(self) -> str:
+        """The detector's class by name, that of an exported detector too."""
+
+    @property
+    def called(self) -> str:
+        """What errors call this scorer."""
+        return self.system
 
     @abstractmethod
-    def _components_in(self, batch: NDArray[np.uint8]) -> Components:
-        """Return each part of the score, (B,), of images (B, C, H, W)."""
-
-    @abstractmethod
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        """Return the scores (n,) made of `components`."""
-
-    @abstractmethod
-    def _reconstructions_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return reconstructions (B, C, H, W) in [0, 1] of images (B, C, H, W)."""
-
-    @abstractmethod
-    def _maps_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return anomaly maps (B, H, W) of images (B, C, H, W)."""
-
-    def _called(self) -> str:
-        """Return what errors call this scorer."""
-        return type(self).__name__
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the detector's settings by name."""
 
     # -- scores --------------------------------------------------------------------------------
 
-    def decision_function(self, X: Images) -> NDArray[np.float64]:
+    def decision_function(self, X: ImageSource) -> NDArray[np.float64]:
         """Return the anomaly scores (n,) of images, higher = more anomalous.
 
         An image that cannot be read scores nan, with a warning.
         """
         images = self._load_for_scoring(X)
-        scores = self._combine(self._components_of(images.images))
+        scores = self.backend.combine(self.components_of(images.images))
         return placed(scores, images.positions, images.n_items)
 
-    def predict(self, X: Images) -> NDArray[np.int64]:
+    def predict(self, X: ImageSource) -> NDArray[np.int64]:
         """Return 1 for anomalous images, 0 for normal ones, -1 for unreadable ones: (n,)."""
-        return self._decide(self.decision_function(X))
+        return self.verdict().anomalous(self.decision_function(X))
 
-    def predict_proba(self, X: Images) -> NDArray[np.float64]:
+    def predict_proba(self, X: ImageSource) -> NDArray[np.float64]:
         """Return (n, 2): the p-value of each image, and one minus it.
 
         Column 1 estimates how sure it is that a normal image would score lower. It is calibrated
@@ -103,22 +105,22 @@ class Scorer(ABC):
         p = self.p_values(X)
         return np.stack([p, 1 - p], axis=1)
 
-    def p_values(self, X: Images) -> NDArray[np.float64]:
+    def p_values(self, X: ImageSource) -> NDArray[np.float64]:
         """Return conformal p-values (n,) in (0, 1].
 
         The share of normal images that score at least as high, estimated from held-out ones: if
         new normal images come from where the training images came from, at most a share `a` of
         them gets a p-value of `a` or less.
         """
-        return conformal_p_values(self.decision_function(X), self.calibration_scores_)
+        return self.verdict().p_values(self.decision_function(X))
 
-    def score_components(self, X: Images) -> Components:
+    def score_components(self, X: ImageSource) -> dict[str, NDArray[np.float64]]:
         """Return the parts of the score by name, each (n,) float64; nan where unreadable."""
         images = self._load_for_scoring(X)
-        components = self._components_of(images.images)
+        components = self.components_of(images.images)
         return {k: placed(v, images.positions, images.n_items) for k, v in components.items()}
 
-    def score_variants(self, components: Components) -> Components:  # noqa: ARG002
+    def score_variants(self, components: Components) -> dict[str, NDArray[np.float64]]:
         """Return other scores made of the same components, by name; none unless a system has some.
 
         Parameters
@@ -126,9 +128,9 @@ class Scorer(ABC):
         components : dict of str to ndarray (n,)
             What `score_components` returned.
         """
-        return {}
+        return self.backend.variants(components)
 
-    def score_contributions(self, components: Components) -> Components:
+    def score_contributions(self, components: Components) -> dict[str, NDArray[np.float64]]:
         """Return what each component adds to the score, by name.
 
         Every score is a weighted sum of its components and a constant. A contribution is a
@@ -139,21 +141,58 @@ class Scorer(ABC):
         components : dict of str to ndarray (n,)
             What `score_components` returned.
         """
+        combine = self.backend.combine
         none = {name: np.zeros(1) for name in components}
-        constant = self._combine(none)
+        constant = combine(none)
         return {
-            name: (self._combine(none | {name: np.ones(1)}) - constant) * values
+            name: (combine(none | {name: np.ones(1)}) - constant) * values
             for name, values in components.items()
         }
 
-    def assess(self, X: Images) -> Assessment:
-        """Return scores, p-values, verdicts and components of images, in one pass."""
+    def verdict(self, fpr: float | None = None) -> Verdict:
+        """Return the verdict by the false-positive budget `fpr`, or None for the model's own."""
+        self._check_fitted()
+        if fpr is None:
+            return Verdict(self.threshold_, self.fpr_, self.calibration_scores_)
+        return Verdict.for_budget(self.calibration_scores_, fpr)
+
+    def assess(self, X: ImageSource, *, maps: bool = False, fpr: float | None = None) -> Assessment:
+        """Return scores, p-values, verdicts, components and, if asked for, maps, in one pass.
+
+        Parameters
+        ----------
+        X : images
+            See the class.
+        maps : bool
+            Keep the anomaly maps as well, in a temporary file that goes with them.
+        fpr : float or None
+            Decide by this false-positive budget instead of the model's own threshold.
+
+        Raises
+        ------
+        InputError
+            The images are not as described, or there are no maps to be had.
+        """
         images = self._load_for_scoring(X, warn=False)
+        verdict = self.verdict(fpr)
+        if verdict.warning:
+            warnings.warn(verdict.warning, stacklevel=2)
+        parts: list[dict[str, NDArray[np.float64]]] = []
+        heat = None
+        with tempfile.TemporaryFile(prefix="adcgan-maps-") if maps else nullcontext() as file:
+            for scored in self.passes(images.images, progress=terminal_progress()):
+                parts.append(scored.components)
+                if file is not None:
+                    found = self._map_of(scored)
+                    file.write(found.tobytes())
+            if file is not None:
+                file.flush()
+                heat = np.memmap(file, np.float32, "c", shape=(len(images), *found.shape[1:]))
         components = {
             key: placed(value, images.positions, images.n_items)
-            for key, value in self._components_of(images.images).items()
+            for key, value in _joined(parts).items()
         }
-        scores = self._combine(components)
+        scores = self.backend.combine(components)
         names, errors = [""] * images.n_items, [""] * images.n_items
         for position, name in zip(images.positions, images.names, strict=True):
             names[position] = name
@@ -162,35 +201,73 @@ class Scorer(ABC):
         return Assessment(
             names=names,
             scores=scores,
-            p_values=conformal_p_values(scores, self.calibration_scores_),
-            anomalous=self._decide(scores),
+            p_values=verdict.p_values(scores),
+            anomalous=verdict.anomalous(scores),
             components=components,
             variants=self.score_variants(components),
             errors=errors,
+            verdict=verdict,
+            maps=heat,
         )
-
-    def _decide(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
-        decided = np.where(np.isnan(scores), -1, scores > self.threshold_)
-        return decided.astype(np.int64)
 
     # -- pictures ------------------------------------------------------------------------------
 
-    def reconstruct(self, X: Images) -> NDArray[np.float32]:
+    def reconstruct(self, X: ImageSource) -> NDArray[np.float32]:
         """Return the reconstructions (n, H, W, C) in [0, 1] of readable images."""
-        made = self._batched(self._reconstructions_in, self._load_for_scoring(X).images)
-        return np.concatenate(list(made)).transpose(0, 2, 3, 1)
+        made = []
+        for scored in self.passes(self._load_for_scoring(X).images):
+            if scored.reconstruction is None:
+                raise InputError(f"{self.called} does not reconstruct images.")
+            made.append(scored.reconstruction)
+        return np.concatenate(made).transpose(0, 2, 3, 1)
 
-    def anomaly_map(self, X: Images) -> NDArray[np.float32]:
+    def anomaly_map(self, X: ImageSource) -> NDArray[np.float32]:
         """Return heatmaps (n, H, W) of readable images, at least 0, higher = more anomalous."""
-        return np.concatenate(list(self._batched(self._maps_in, self._load_for_scoring(X).images)))
+        passes = self.passes(self._load_for_scoring(X).images)
+        return np.concatenate([self._map_of(scored) for scored in passes])
 
-    def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:  # noqa: ARG002
+    @abstractmethod
+    def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
         """Return images (n, H, W, C) in [0, 1] made of random latents, where that is possible."""
-        raise InputError(f"{self._called()} does not generate images.")
+
+    def _map_of(self, scored: Scored[NDArray[Any]]) -> NDArray[np.float32]:
+        if scored.anomaly_map is None:
+            raise InputError(f"{self.called} does not make anomaly maps.")
+        return scored.anomaly_map
 
     # -- images --------------------------------------------------------------------------------
 
-    def _load_for_scoring(self, X: Images, *, warn: bool = True) -> ImageSet:
+    def passes(
+        self,
+        images: NDArray[np.uint8],
+        index: NDArray[np.int64] | None = None,
+        progress: Progress = silent,
+    ) -> Iterator[Scored[NDArray[Any]]]:
+        """Yield all that the backend makes of uint8 images (n, C, H, W), batch by batch.
+
+        Parameters
+        ----------
+        images : ndarray of uint8 (n, C, H, W)
+            Of the shape that was trained on.
+        index : ndarray of int (m,), optional
+            Which of them; all if not given.
+        progress : Progress, optional
+            Where progress is reported.
+        """
+        for batch in in_batches(images, self.backend.images_at_once, index, progress):
+            yield self.backend.scored(batch)
+
+    def components_of(
+        self, images: NDArray[np.uint8], index: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the components (n,) of uint8 images (n, C, H, W), at `index` if given."""
+        return _joined([s.components for s in self.passes(images, index, terminal_progress())])
+
+    def component_names(self) -> list[str]:
+        """Return the names of the components, in order."""
+        return list(self.backend.scored(np.zeros((1, *self.image_shape_), np.uint8)).components)
+
+    def _load_for_scoring(self, X: ImageSource, *, warn: bool = True) -> ImageSet:
         """Load images in the shape the scorer was trained on."""
         self._check_fitted()
         channels, size, _ = self.image_shape_
@@ -201,7 +278,7 @@ class Scorer(ABC):
         )
         if images.shape[1] != size:
             raise InputError(
-                f"{self._called()} was trained on arrays of {size}×{size} pixels. "
+                f"{self.called} was trained on arrays of {size}×{size} pixels. "
                 f"Got {images.shape[1]}×{images.shape[2]} instead."
             )
         if warn and images.skipped:
@@ -213,36 +290,11 @@ class Scorer(ABC):
             )
         return images
 
+    @abstractmethod
     def _check_fitted(self) -> None:
-        if not hasattr(self, "image_shape_"):
-            raise InputError(f"This {self._called()} has learned nothing yet; call fit first.")
+        """Raise `InputError` unless something was learned."""
 
-    def _score_batch_size(self) -> int:
-        """Return how many images are scored at once: as many as fit in about 1 GiB."""
-        return int(np.clip(2**20 // self.image_shape_[1] ** 2, 16, 256))
 
-    def _batched(
-        self,
-        function: Callable[[NDArray[np.uint8]], Any],
-        images: NDArray[np.uint8],
-        index: NDArray[np.int64] | None = None,
-        progress: Progress = silent,
-    ) -> Iterator[Any]:
-        """Yield `function` of each batch (B, C, H, W) of `images`, at `index` if given."""
-        size = self._score_batch_size()
-        n = len(images) if index is None else len(index)
-        progress.start("Scoring", n)
-        try:
-            for start in range(0, n, size):
-                stop = min(start + size, n)
-                yield function(images[start:stop] if index is None else images[index[start:stop]])
-                progress.advance(stop - start)
-        finally:
-            progress.finish()
-
-    def _components_of(
-        self, images: NDArray[np.uint8], index: NDArray[np.int64] | None = None
-    ) -> Components:
-        """Return the components of uint8 images (n, C, H, W), at `index` if given."""
-        parts = list(self._batched(self._components_in, images, index, terminal_progress()))
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def _joined(parts: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    """Return the components of all batches."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 # Of one part's headers: a file name of a few thousand characters fits.
 _HEADER_BYTES = 8192
@@ -110,7 +114,7 @@ async def _read_form(request: Request, boundary: bytes, limits: Limits, hold: Ho
     form = _Form(limits, hold)
     refusal = _too_large("The request", limits.request_bytes, "--max-request-mb")
     try:
-        parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+        parser = MultipartParser(boundary, form.callbacks())
         async for piece in _pieces(request, limits.request_bytes, refusal):
             parser.write(piece)
     except FormParserError as error:
@@ -131,7 +135,7 @@ class _Form:
     uploads: list[Upload] = field(default_factory=list)
     ended: bool = False
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
         """Return what the parser calls."""
         return {
             "on_part_begin": self._begin,

@@ -102,13 +102,13 @@ class Limits:
 
 def _check(name: str, value: object) -> None:
     """Refuse a value that is no limit: zero, negative, infinite, or no number."""
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name in _WHOLE and not (numeric and isinstance(value, int) and value >= 1):
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if name in _WHOLE and not (isinstance(number, int) and number >= 1):
         raise InputError(
             f"The {name!r} parameter must be an integer of at least 1. Got {value!r} instead."
         )
     least = 0 if name == "max_wait_ms" else 1e-6
-    if not numeric or not least <= float(value) < math.inf:  # type: ignore[arg-type]
+    if not least <= number < math.inf:
         allowed = "at least 0" if least == 0 else "above 0"
         raise InputError(f"The {name!r} parameter must be {allowed}. Got {value!r} instead.")
 

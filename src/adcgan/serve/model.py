@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import adcgan
-from adcgan.data import ImageSet
 from adcgan.data.decode import Target, decode_file, quiet_pillow, reason
-from adcgan.errors import InputError
-from adcgan.scoring import Scorer, conformal_p_values, smallest_budget
+from adcgan.scoring import Scorer, smallest_budget
 
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}
 
@@ -29,7 +27,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scored:
+class Answer:
     """What the model says of one image.
 
     Attributes
@@ -72,9 +70,7 @@ class ServedModel:
 
     def __init__(self, scorer: Scorer, max_pixels: int) -> None:
         self.scorer = scorer
-        # An exported file says whose it is; a detector is itself.
-        described = getattr(scorer, "description_", None)
-        self.detector: str = described.detector if described else type(scorer).__name__
+        self.detector = scorer.system
         self.has_heatmaps = False
         self.components: list[str] = []
         channels, size, _ = scorer.image_shape_
@@ -84,14 +80,12 @@ class ServedModel:
     def warm_up(self, batch: int) -> None:
         """Score black images, one and `batch` of them, so that nobody waits for a first time."""
         black = np.zeros(self.scorer.image_shape_, np.uint8)
-        try:
-            self.scorer.anomaly_map(_image_set(black[None]))
-            self.has_heatmaps = True
-        except InputError:
-            self.has_heatmaps = False
         for n in (1, batch):
-            results = self.score([Item(black, self.has_heatmaps)] * n)
-        self.components = list(results[0].components)
+            answers = self.score([Item(black, heatmap=True)] * n)
+        self.components, self.has_heatmaps = (
+            list(answers[0].components),
+            answers[0].heat is not None,
+        )
 
     def decode(self, data: bytes) -> NDArray[np.uint8] | str:
         """Return the pixels (C, H, W) of an image file, or in one line why there are none."""
@@ -110,26 +104,23 @@ class ServedModel:
             # Broken files make decoders raise almost anything; each becomes a row, not a crash.
             return reason(error)
 
-    def score(self, items: Sequence[Item]) -> list[Scored]:
+    def score(self, items: Sequence[Item]) -> list[Answer]:
         """Score images together; none has an influence on another."""
-        scorer, pixels = self.scorer, np.stack([item.pixels for item in items])
-        # What `assess` does once images are loaded, without its progress bar.
-        parts = list(scorer._batched(scorer._components_in, pixels))
-        components = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        scores = scorer._combine(components)
-        p_values = conformal_p_values(scores, scorer.calibration_scores_)
-        wanted = [i for i, item in enumerate(items) if item.heatmap]
-        maps: Any = scorer.anomaly_map(_image_set(pixels[wanted])) if wanted else []
-        heat = dict(zip(wanted, maps, strict=True))
-        return [
-            Scored(
-                score=float(scores[i]),
-                p_value=float(p_values[i]),
-                components={key: float(values[i]) for key, values in components.items()},
-                heat=heat.get(i),
-            )
-            for i in range(len(items))
-        ]
+        verdict = self.scorer.verdict()
+        answers: list[Answer] = []
+        for scored in self.scorer.passes(np.stack([item.pixels for item in items])):
+            scores = self.scorer.backend.combine(scored.components)
+            p_values, maps = verdict.p_values(scores), scored.anomaly_map
+            for i, item in enumerate(items[len(answers) : len(answers) + len(scores)]):
+                answers.append(
+                    Answer(
+                        score=float(scores[i]),
+                        p_value=float(p_values[i]),
+                        components={k: float(v[i]) for k, v in scored.components.items()},
+                        heat=maps[i] if maps is not None and item.heatmap else None,
+                    )
+                )
+        return answers
 
     def describe(self) -> dict[str, Any]:
         """Return what ``GET /v1/model`` says, limits apart."""
@@ -155,12 +146,6 @@ class ServedModel:
             },
             "versions": _versions(),
         }
-
-
-def _image_set(pixels: NDArray[np.uint8]) -> ImageSet:
-    """Wrap decoded images (n, C, H, W)."""
-    n = len(pixels)
-    return ImageSet(pixels, [str(i) for i in range(n)], np.arange(n, dtype=np.intp), resized=True)
 
 
 def _versions() -> dict[str, str]:

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+import numpy as np
+
 from adcgan.data.thumbnails import png
-from adcgan.scoring import Scorer, images_needed, threshold_for_budget
+from adcgan.scoring import Scorer, Verdict
 from adcgan.serve.batching import Batcher
 from adcgan.serve.bodies import Upload
 from adcgan.serve.heatmaps import grey_map, overlay, top_of
 from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError, Room
 from adcgan.serve.metrics import Metrics
-from adcgan.serve.model import Item, Scored, ServedModel
+from adcgan.serve.model import Answer, Item, ServedModel
 
 Heatmap = Literal["false", "true", "layers"]
 Row = dict[str, Any]
@@ -62,7 +64,7 @@ class Service:
         limits = self.limits
         self._decoders = ThreadPoolExecutor(limits.decode_threads, "adcgan-decode")
         self._scoring = ThreadPoolExecutor(1, "adcgan-score")
-        self._batcher: Batcher[Item, Scored] = Batcher(
+        self._batcher: Batcher[Item, Answer] = Batcher(
             self._score_batch,
             self._scoring,
             max_batch=limits.max_batch,
@@ -101,7 +103,7 @@ class Service:
         except asyncio.TimeoutError:
             raise RefusalError(503, "The model is not ready", retry_after=5) from None
 
-    def _score_batch(self, items: Sequence[Item]) -> list[Scored]:
+    def _score_batch(self, items: Sequence[Item]) -> list[Answer]:
         """Score a batch and count it; runs in the scoring thread."""
         start = time.perf_counter()
         results = self.model.score(items)
@@ -148,10 +150,10 @@ class Service:
             await self.when_warm()
             if not self.model.has_heatmaps:
                 raise RefusalError(422, "This detector makes no heatmaps: leave out 'heatmap'")
-        decision = self._decision(fpr)
+        verdict = self.model.scorer.verdict(fpr)
         with self.queue.hold(len(uploads)):
             names = [upload.name for upload in uploads]
-            work = self._rows(uploads, hold, decision["threshold"], heatmap, top)
+            work = self._rows(uploads, hold, verdict, heatmap, top)
             try:
                 rows = await asyncio.wait_for(work, self.limits.score_seconds)
             except asyncio.TimeoutError:
@@ -164,28 +166,18 @@ class Service:
         self._count(rows)
         if all(row["error"] for row in rows):
             raise RefusalError(422, _unreadable(rows), rows=rows)
-        return {"images": rows, **decision}
-
-    def _decision(self, fpr: float | None) -> dict[str, Any]:
-        """Return the threshold and the budget in force."""
-        scorer = self.model.scorer
-        if fpr is None:
-            return {"threshold": scorer.threshold_, "fpr": scorer.fpr_, "warning": None}
-        chosen = threshold_for_budget(scorer.calibration_scores_, fpr)
-        warning = None
-        if not chosen.supported:
-            m = len(scorer.calibration_scores_)
-            warning = (
-                f"A budget of {fpr:g} takes {images_needed(fpr)} calibration images; the model "
-                f"has {m}, so the budget in force is {chosen.fpr_in_force:.3g}"
-            )
-        return {"threshold": chosen.value, "fpr": chosen.fpr_in_force, "warning": warning}
+        return {
+            "images": rows,
+            "threshold": verdict.threshold,
+            "fpr": verdict.fpr,
+            "warning": verdict.warning,
+        }
 
     async def _rows(
         self,
         uploads: list[Upload],
         hold: Hold,
-        threshold: float,
+        verdict: Verdict,
         heatmap: Heatmap,
         top: float | None,
     ) -> list[Row]:
@@ -205,7 +197,7 @@ class Service:
             if isinstance(pixels, str):
                 rows.append(_error_row(pixels))
                 continue
-            row = _row(results[i], threshold)
+            row = _row(results[i], verdict)
             if heatmap != "false" and results[i].heat is not None:
                 row |= await self._in_decoder(_pictures, pixels, results[i].heat, heatmap, top)
             rows.append(row)
@@ -222,16 +214,16 @@ class Service:
             self.metrics.images.labels("unreadable" if row["error"] else outcome).inc()
 
 
-def _row(scored: Scored, threshold: float) -> Row:
+def _row(answer: Answer, verdict: Verdict) -> Row:
     """Return what is said of a scored image."""
-    if not math.isfinite(scored.score):
+    if not math.isfinite(answer.score):
         return _error_row("the model gives this image no finite score")
     return {
-        "score": scored.score,
-        "p_value": scored.p_value,
-        "anomalous": scored.score > threshold,
+        "score": answer.score,
+        "p_value": answer.p_value,
+        "anomalous": bool(verdict.anomalous(np.array([answer.score]))[0]),
         "components": {
-            key: value if math.isfinite(value) else None for key, value in scored.components.items()
+            key: value if math.isfinite(value) else None for key, value in answer.components.items()
         },
         "error": None,
     }

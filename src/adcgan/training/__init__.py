@@ -13,6 +13,7 @@ from adcgan.training.health import (
 from adcgan.training.loop import Phase, Recipe, Session, train
 from adcgan.training.optimizers import Optimizers
 from adcgan.training.runlog import RunLog, hardware, versions
+from adcgan.training.schedule import step_count
 
 __all__ = [
     "COLLAPSE",
@@ -30,6 +31,7 @@ __all__ = [
     "make_accelerator",
     "reconstruction_figures",
     "resolve_device",
+    "step_count",
     "train",
     "versions",
 ]

@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, networks: nn.Module, optimizers: Mapping[str, Op
     try:
         with safe_open(path, framework="pt") as file:
             step = int(json.loads(file.metadata()["step"]))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = dict(zip(keys := file.keys(), map(file.get_tensor, keys), strict=True))
         networks.load_state_dict(_under("networks/", tensors))
         for name, optimizer in optimizers.items():
             _restore(optimizer, _under(f"optimizers/{name}/", tensors))

@@ -43,26 +43,36 @@ class FitCost:
 
 
 def estimate(
-    make_recipe: Callable[[float], Recipe],
-    width: float,
+    make_recipe: Callable[[float | None], Recipe | None],
     shape: tuple[int, int, int],
-) -> FitCost:
-    """Estimate the cost of training at `width`, and at `WIDTHS` for comparison.
+    *,
+    scaled: bool,
+) -> FitCost | None:
+    """Estimate the cost of training, and that at `WIDTHS` for comparison.
 
     Parameters
     ----------
     make_recipe : callable
-        Returns a recipe of fresh networks of a given width; its weights are used up here.
-    width : float
-        The width asked for.
+        Returns a recipe of fresh networks of a given width, None for the width asked for; its
+        weights are used up here. Where there is nothing to train it returns None.
     shape : (int, int, int)
         Channels, height and width of the images.
+    scaled : bool
+        Whether the networks come in widths.
+
+    Returns
+    -------
+    FitCost or None
+        None where there is nothing to train.
     """
     with torch.random.fork_rng():
-        recipe = make_recipe(width)
+        recipe = make_recipe(None)
+        if recipe is None:
+            return None
         total = _total_flops(recipe, shape)
         speed = count_flops(recipe, len(recipe.phases) - 1, shape) / _seconds(recipe, shape)
-        by_width = {w: _total_flops(make_recipe(w), shape) / speed for w in WIDTHS}
+        others = {width: make_recipe(width) for width in (WIDTHS if scaled else ())}
+        by_width = {w: _total_flops(other, shape) / speed for w, other in others.items() if other}
     steps = sum(phase.steps for phase in recipe.phases)
     return FitCost(steps, total / max(steps, 1), speed, total / speed, by_width)
 

@@ -38,7 +38,8 @@ class CudaRecorder:
         self.device, self.rng = device, rng
         # Autograd remembers the stream that a weight was first used on, so the steps before a
         # capture are taken on the stream of the capture, and that cannot be the default one.
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        make_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
+        self._stream = make_stream(device)
 
     @contextmanager
     def stream(self) -> Iterator[None]:

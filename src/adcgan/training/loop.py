@@ -55,8 +55,8 @@ class Recipe:
 
     Attributes
     ----------
-    networks : ModuleDict
-        Every network, once, by name.
+    networks : Module
+        All that the checkpoints keep: every network, once.
     optimizers : Optimizers
         Their updates.
     phases : sequence of Phase
@@ -74,7 +74,7 @@ class Recipe:
         statistics are recomputed with it on training images at the very end.
     """
 
-    networks: nn.ModuleDict
+    networks: nn.Module
     optimizers: Optimizers
     phases: Sequence[Phase]
     batch_size: int

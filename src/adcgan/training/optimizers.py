@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+class _GuardedAdam(torch.optim.Adam):
+    """Fused Adam, which leaves an update out where `found_inf` is not 0."""
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+
 class Optimizers:
     """The named Adam optimizers of a run.
 
@@ -44,15 +51,15 @@ class Optimizers:
     ) -> None:
         self.accelerator = accelerator
         self.parameters = {name: list(values) for name, values in parameters.items()}
-        # Fused Adam on CPUs copies what does not lie in memory in the order of its dimensions, so
-        # it is given the weights as they lie.
-        self._lying = {
-            name: [_as_lying(p.detach(), like=p) for p in values]
+        # Fused Adam on CPUs copies what is not stored in the order of its dimensions, so it is
+        # given the weights as they are stored.
+        self._stored = {
+            name: [_as_stored(p.detach(), like=p) for p in values]
             for name, values in self.parameters.items()
         }
         self.named = {
-            name: torch.optim.Adam(values, lr=learning_rates[name], betas=betas, fused=True)
-            for name, values in self._lying.items()
+            name: _GuardedAdam(values, lr=learning_rates[name], betas=betas, fused=True)
+            for name, values in self._stored.items()
         }
         self._step = 0
         # On the device too, where a captured step finds the number it is replayed for.
@@ -103,11 +110,10 @@ class Optimizers:
         self.accelerator.backward(total, inputs=parameters)
         if self.accelerator.num_processes > 1:
             self._average_gradients(parameters)
-        for parameter, lying in zip(parameters, self._lying[name], strict=True):
+        for parameter, weight in zip(parameters, self._stored[name], strict=True):
             if parameter.grad is not None:
-                lying.grad = _as_lying(parameter.grad, like=parameter).contiguous()
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.found_inf = self._frozen  # type: ignore[attr-defined]
+                weight.grad = _as_stored(parameter.grad, like=parameter).contiguous()
+        optimizer.found_inf = self._frozen
         optimizer.step()
 
     def _watch(self, key: str, loss: Tensor) -> None:
@@ -145,8 +151,8 @@ class Optimizers:
         )
 
 
-def _as_lying(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a view with the dimensions in the order in which those of `like` lie in memory."""
+def _as_stored(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a view with the dimensions in the order in which those of `like` are stored."""
     if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1)
     return tensor

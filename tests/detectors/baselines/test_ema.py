@@ -60,7 +60,7 @@ def test_scores_come_from_the_averaged_weights(system: type[Detector]):
             device="cpu",
         )
         detector.fit(IMAGES, progress=silent)
-        weights = [p.flatten() for p in detector.networks_["generator"].parameters()]
+        weights = [p.flatten() for p in detector.model_.generator.parameters()]
         return torch.cat(weights).detach()
 
     first, second = generator(1, 0.0), generator(2, 0.0)

@@ -54,8 +54,10 @@ def test_knn_distance_to_a_training_image_is_exactly_zero():
 
 def test_settings_that_few_images_cannot_fill_are_cut_to_what_there_is():
     few = IMAGES[:4]
-    assert PixelKNN(n_neighbors=50, fpr=0.5).fit(few, progress=silent).neighbors_.n_neighbors == 3
-    assert PixelPCA(n_components=50, fpr=0.5).fit(few, progress=silent).components_.shape[0] == 3
+    knn = PixelKNN(n_neighbors=50, fpr=0.5).fit(few, progress=silent)
+    assert knn.model_.neighbors.n_neighbors == 3
+    pca = PixelPCA(n_components=50, fpr=0.5).fit(few, progress=silent)
+    assert pca.model_.components.shape[0] == 3
 
 
 def test_pca_map_sums_to_the_score_of_the_image():

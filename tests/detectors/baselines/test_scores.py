@@ -72,7 +72,7 @@ def test_score_is_made_of_its_named_parts(fitted):
     parts = fitted.score_components(NORMAL)
     assert set(parts) == PARTS[type(fitted)]
     assert all(part.shape == (20,) and part.dtype == np.float64 for part in parts.values())
-    np.testing.assert_array_equal(fitted._combine(parts), fitted.decision_function(NORMAL))
+    np.testing.assert_array_equal(fitted.backend.combine(parts), fitted.decision_function(NORMAL))
 
 
 def test_score_depends_on_the_image_alone(fitted):
@@ -105,4 +105,4 @@ def test_parts_are_weighed_as_published(system, weights):
     options = {"lam": 0.3} | ({"beta": 2.0} if system is AEGAN else {})
     parts = {key: np.array([1.0 + place]) for place, key in enumerate(weights)}
     expected = sum(weights[key] * parts[key] for key in weights)
-    np.testing.assert_allclose(system(**options)._combine(parts), expected)
+    np.testing.assert_allclose(system(**options).make_model((1, 16, 16)).combine(parts), expected)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adcgan.data import load_images
 from adcgan.detectors import ADGAN, AnoGAN, Detector
+from adcgan.detectors.anomaly_map import smoothed
 from adcgan.detectors.baselines.search import (
     BETAS,
     Starts,
@@ -17,7 +18,6 @@ from adcgan.detectors.baselines.search import (
     searching,
 )
 from adcgan.detectors.baselines.stacks import Up, signed
-from adcgan.detectors.heatmaps import smoothed
 from adcgan.progress import silent
 
 SIZE = 16
@@ -59,25 +59,27 @@ def as_tensor(images: np.ndarray) -> Tensor:
 
 def test_search_lowers_its_own_loss_on_every_image(trained):
     x = as_tensor(np.concatenate([blobs(6, 1), noise(6, 2)]))
+    model, starts = trained.model_, trained.model_.starts.latents
     if isinstance(trained, ADGAN):
-        found = trained._search(x)
+        with searching():
+            found = search_latents_and_weights(model.generator, x, starts, 5, 0.25, 5e-5)
         first, last = found.first.mean(1), found.last.mean(1)
     else:
-        f_x = trained.networks_["critic"].features(x).detach()
+        f_x = model.critic.features(x).detach()
 
         def loss(z: Tensor) -> Tensor:
-            residual, features = trained._distances(x, z, f_x)
+            residual, features = model._distances(x, f_x, model.generator(z))
             return (1 - trained.lam) * residual + trained.lam * features
 
-        start = trained.networks_["starts"].latents.repeat(len(x), 1)
-        first, last = loss(start).detach(), loss(trained._search(x, f_x)).detach()
+        start = starts.repeat(len(x), 1)
+        first, last = loss(start).detach(), loss(model._search(x, f_x)).detach()
     assert (last < first).all()
 
 
 def test_search_leaves_the_model_as_it_was(trained):
-    before = deepcopy(trained.networks_.state_dict())
+    before = deepcopy(trained.model_.state_dict())
     trained.decision_function(blobs(3, 1))
-    after = trained.networks_.state_dict()
+    after = trained.model_.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
@@ -91,7 +93,8 @@ def test_score_depends_on_the_image_alone(trained):
 
 
 def test_longer_search_scores_lower(trained):
-    longer = deepcopy(trained).set_params(search_steps=trained.search_steps * 2)
+    longer = deepcopy(trained)
+    longer.model_.settings.set_params(search_steps=trained.search_steps * 2)
     images = blobs(4, 1)
     assert (longer.decision_function(images) < trained.decision_function(images)).all()
 

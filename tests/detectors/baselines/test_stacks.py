@@ -49,16 +49,16 @@ def test_signed_and_unsigned_undo_one_another():
 @pytest.mark.parametrize("system", [ADGAN, AEGAN, ALAD, AnoGAN, EGBAD, RobustAutoencoder])
 def test_every_system_scores_images_of_every_size(system: type[Detector], channels, size):
     options = {"search_steps": 1} if "search_steps" in system().get_params() else {}
-    detector = system(width=0.02, device="cpu", **options)
-    detector.image_shape_ = (channels, size, size)
-    detector._build_seeded(detector.image_shape_)
+    model = system(width=0.02, device="cpu", **options).make_model((channels, size, size)).eval()
     with torch.no_grad():
-        parts = detector._component_batch(torch.rand(1, channels, size, size))
-    assert all(part.shape == (1,) and part.isfinite().all() for part in parts.values())
+        found = model(torch.rand(1, channels, size, size))
+    assert all(part.shape == (1,) and part.isfinite().all() for part in found.components.values())
+    assert found.reconstruction.shape == (1, channels, size, size)
+    assert found.anomaly_map.shape == (1, size, size)
 
 
 def published_parameters(system: type[Detector], network: str, size: int = 32) -> dict[str, int]:
-    network_ = system()._make_networks((3, size, size), 1.0)[network]
+    network_ = system().make_model((3, size, size)).get_submodule(network)
     shapes = [p.shape for p in network_.parameters() if p.dim() == 4]
     return {"layers": len(shapes), "widest": max(max(shape[:2]) for shape in shapes)}
 
@@ -71,7 +71,7 @@ def test_full_width_networks_have_the_published_layers_at_32_px():
 
 
 def test_aegan_generator_has_the_published_kernels_at_32_px():
-    generator = AEGAN()._make_networks((3, 32, 32), 0.1)["generator"]
+    generator = AEGAN(width=0.1).make_model((3, 32, 32)).generator
     kernels = [p.shape[-1] for p in generator.parameters() if p.dim() == 4]
     # The first, published as 4×4 with padding 1 on a 1×1 map, reaches its inner 2×2 alone.
     assert kernels == [2, 4, 5, 4]

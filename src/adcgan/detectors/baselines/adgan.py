@@ -6,28 +6,46 @@ Generative Adversarial Networks", ECML PKDD 2018.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.baselines.schedule import step_count
+from adcgan.detectors.anomaly_map import residual_map
+from adcgan.detectors.base import Detector
 from adcgan.detectors.baselines.search import (
-    Found,
+    SEARCHES,
     Starts,
     images_at_once,
     search_latents_and_weights,
     searching,
 )
 from adcgan.detectors.baselines.stacks import Down, Up, channels_for, normal, signed, unsigned
-from adcgan.detectors.heatmaps import residual_map
-from adcgan.detectors.parameters import Rule, one_of, real, whole
+from adcgan.detectors.model import Model
+from adcgan.detectors.settings import (
+    batch_size_setting,
+    epochs_setting,
+    latent_dim_setting,
+    learning_rate_setting,
+    min_steps_setting,
+    precision_setting,
+    real,
+    setting,
+    whole,
+    width_setting,
+)
 from adcgan.losses import wasserstein_gradient_penalty
-from adcgan.training import COLLAPSE, Optimizers, Phase, Recipe, diversity_figures
-from adcgan.training.device import PRECISIONS
+from adcgan.scoring import Components, Scored, Shape
+from adcgan.training import (
+    COLLAPSE,
+    Optimizers,
+    Phase,
+    Recipe,
+    diversity_figures,
+    step_count,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,154 +55,91 @@ KERNEL = 3
 
 
 class ADGAN(Detector):
-    """WGAN-GP; the score is the error left after short searches over z and a copy of G.
+    """WGAN-GP; the score is the error left after short searches over z and a copy of G."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`.
-    latent_dim : int
-        Size z of the latent.
-    width : float
-        Scale of every hidden width; 1 is the published network.
-    batch_size, epochs, min_steps : int
-        Images a step; passes over the images; the least number of steps, 0 for no least.
-    lr : float
-        Adam's learning rate for both networks.
-    critic_steps : int
-        Critic updates a step.
-    penalty : float
-        Weight of the gradient penalty.
-    restarts, search_steps : int
-        Searches for each image, and gradient steps of each.
-    lr_latent, lr_weights : float
-        Adam's learning rates in the search, for z and for the copy of G.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    """
+    name: ClassVar[str] = "adgan"
+    not_exported: ClassVar[str] = SEARCHES
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": whole(1),
-        "width": real(0, 4, above=True),
-        "batch_size": whole(2),
-        "epochs": whole(1),
-        "min_steps": whole(0),
-        "lr": real(0, above=True),
-        "critic_steps": whole(1),
-        "penalty": real(0),
-        "restarts": whole(1),
-        "search_steps": whole(1),
-        "lr_latent": real(0, above=True),
-        "lr_weights": real(0, above=True),
-        "precision": one_of(*PRECISIONS),
-    }
+    latent_dim: int = latent_dim_setting(256)
+    width: float = width_setting()
+    batch_size: int = batch_size_setting(128)
+    epochs: int = epochs_setting(100)
+    min_steps: int = min_steps_setting()
+    lr: float = learning_rate_setting(1e-4, "both networks")
+    critic_steps: int = setting(2, whole(1), "Critic updates a step.")
+    penalty: float = setting(20.0, real(0), "Weight of the gradient penalty.")
+    restarts: int = setting(8, whole(1), "Searches for each image.")
+    search_steps: int = setting(5, whole(1), "Gradient steps of each search.")
+    lr_latent: float = learning_rate_setting(0.25, "z in the search")
+    lr_weights: float = learning_rate_setting(5e-5, "the copy of G in the search")
+    precision: str = precision_setting()
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int = 256,
-        width: float = 1.0,
-        batch_size: int = 128,
-        epochs: int = 100,
-        min_steps: int = 2500,
-        lr: float = 1e-4,
-        critic_steps: int = 2,
-        penalty: float = 20.0,
-        restarts: int = 8,
-        search_steps: int = 5,
-        lr_latent: float = 0.25,
-        lr_weights: float = 5e-5,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.lr = lr
-        self.critic_steps = critic_steps
-        self.penalty = penalty
-        self.restarts = restarts
-        self.search_steps = search_steps
-        self.lr_latent = lr_latent
-        self.lr_weights = lr_weights
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> ADGANModel:
+        """Return G, the critic and the starts of the search for images of `shape` (C, H, W)."""
+        return ADGANModel(self, shape)
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
+
+class ADGANModel(Model):
+    """G and C; a search for each image."""
+
+    def __init__(self, settings: ADGAN, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
         channels, size, _ = shape
-        hidden = channels_for(size, CHANNELS, width)
-        return nn.ModuleDict(
-            {
-                "generator": Up(channels, size, self.latent_dim, hidden[::-1], kernel=KERNEL),
-                "critic": Critic(channels, size, hidden),
-                "starts": Starts(self.restarts, self.latent_dim, self.random_state),
-            }
-        )
+        z, hidden = settings.latent_dim, channels_for(size, CHANNELS, settings.width)
+        self.generator = Up(channels, size, z, hidden[::-1], kernel=KERNEL)
+        self.critic = Critic(channels, size, hidden)
+        self.starts = Starts(settings.restarts, z, settings.random_state)
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
-        parameters = {name: list(networks[name].parameters()) for name in ("generator", "critic")}
-        rates = dict.fromkeys(parameters, self.lr)
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the mean over restarts of the final squared error, and what the best one makes."""
+        settings = self.settings
+        with searching():
+            found = search_latents_and_weights(
+                self.generator,
+                signed(x),
+                self.starts.latents,
+                settings.search_steps,
+                settings.lr_latent,
+                settings.lr_weights,
+            )
+        best = unsigned(found.images[torch.arange(len(x)), found.last.argmin(1)])
+        return Scored({"residual": found.last.mean(1)}, residual_map(x, best), best)
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the residual."""
+        return components["residual"]
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        z = torch.randn(n, self.settings.latent_dim, generator=rng)
+        return unsigned(self.generator(z.to(self.device)))
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images are searched together: each restart has a copy of G."""
+        together = images_at_once(self.generator, self.settings.restarts)
+        return min(super().images_at_once, together)
+
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
+        """Return the one phase of training."""
+        settings = self.settings
+        parameters = {
+            "generator": list(self.generator.parameters()),
+            "critic": list(self.critic.parameters()),
+        }
+        rates = dict.fromkeys(parameters, settings.lr)
         optimizers = Optimizers(parameters, rates, betas=(0.0, 0.9), accelerator=accelerator)
-        steps = _Steps(self, networks, optimizers)
-        count = step_count(n_train, self.batch_size, self.epochs, self.min_steps)
+        steps = _Steps(self, optimizers)
+        count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
         return Recipe(
-            networks=networks,
+            networks=self,
             optimizers=optimizers,
             phases=(Phase("joint", count, steps.joint),),
-            batch_size=self.batch_size,
+            batch_size=settings.batch_size,
             probe=steps.probe,
             checks=(COLLAPSE,),
         )
-
-    def _search(self, x: Tensor) -> Found:
-        """Return what the search finds for images (B, C, H, W) in [−1, 1]."""
-        with searching():
-            return search_latents_and_weights(
-                self.networks_["generator"],
-                x,
-                cast(Starts, self.networks_["starts"]).latents,
-                self.search_steps,
-                self.lr_latent,
-                self.lr_weights,
-            )
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the mean over restarts of the final mean squared error, images in [−1, 1]."""
-        return {"residual": self._search(signed(x)).last.mean(1)}
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        return components["residual"]
-
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        """Return what the best restart makes."""
-        found = self._search(signed(x))
-        return unsigned(found.images[torch.arange(len(x)), found.last.argmin(1)])
-
-    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(n, self.latent_dim, generator=rng)
-        return unsigned(generator(z.to(self._device())))
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        return residual_map(x, self._reconstruct_batch(x))
-
-    def _score_batch_size(self) -> int:
-        """Return how many images are searched at once: each restart has a copy of G."""
-        together = images_at_once(self.networks_["generator"], self.restarts)
-        return min(super()._score_batch_size(), together)
 
 
 class Critic(nn.Module):
@@ -204,9 +159,9 @@ class Critic(nn.Module):
 class _Steps:
     """One training step: the critic some times, then the generator."""
 
-    def __init__(self, detector: ADGAN, networks: nn.ModuleDict, optimizers: Optimizers) -> None:
-        self.settings = detector
-        self.generator, self.critic = networks["generator"], networks["critic"]
+    def __init__(self, model: ADGANModel, optimizers: Optimizers) -> None:
+        self.settings = model.settings
+        self.generator, self.critic = model.generator, model.critic
         self.update = optimizers.update
 
     def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:

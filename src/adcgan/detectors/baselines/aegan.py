@@ -6,20 +6,31 @@ the forerunner of AD-CGAN, without contrastive loss and latent critic.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.baselines.schedule import step_count
-from adcgan.detectors.heatmaps import residual_map
-from adcgan.detectors.parameters import Rule, one_of, real, whole
+from adcgan.detectors.anomaly_map import residual_map
+from adcgan.detectors.base import Detector
+from adcgan.detectors.model import Model
+from adcgan.detectors.settings import (
+    batch_size_setting,
+    epochs_setting,
+    latent_dim_setting,
+    learning_rate_setting,
+    min_steps_setting,
+    precision_setting,
+    real,
+    setting,
+    width_setting,
+)
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss, reconstruction_loss
 from adcgan.networks.blocks import scaled
 from adcgan.networks.layers import Conv2d, ConvTranspose2d
+from adcgan.scoring import Components, Scored, Shape
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -29,8 +40,8 @@ from adcgan.training import (
     Recipe,
     diversity_figures,
     reconstruction_figures,
+    step_count,
 )
-from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,132 +52,85 @@ KERNEL = 4
 
 
 class AEGAN(Detector):
-    """Autoencoder and GAN with one set of weights for decoder and generator.
+    """Autoencoder and GAN with one set of weights for decoder and generator."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`.
-    latent_dim : int
-        Size z of the latent.
-    width : float
-        Scale of every hidden width; 1 is the published network.
-    batch_size, epochs, min_steps : int
-        Images a step; passes over the images; the least number of steps, 0 for no least.
-    lr : float
-        Adam's learning rate for all networks.
-    lam : float
-        Weight of the critic's features in the score; 1 − lam is that of the residual.
-    beta : float
-        Weight of the encodings in the score.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    """
+    name: ClassVar[str] = "aegan"
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": whole(1),
-        "width": real(0, 4, above=True),
-        "batch_size": whole(2),
-        "epochs": whole(1),
-        "min_steps": whole(0),
-        "lr": real(0, above=True),
-        "lam": real(0, 1),
-        "beta": real(0),
-        "precision": one_of(*PRECISIONS),
-    }
+    latent_dim: int = latent_dim_setting(100)
+    width: float = width_setting()
+    batch_size: int = batch_size_setting(32)
+    epochs: int = epochs_setting(25)
+    min_steps: int = min_steps_setting()
+    lr: float = learning_rate_setting(1e-4)
+    lam: float = setting(
+        0.1,
+        real(0, 1),
+        "Weight of the critic's features in the score; 1 − lam is that of the residual.",
+    )
+    beta: float = setting(1.0, real(0), "Weight of the encodings in the score.")
+    precision: str = precision_setting()
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int = 100,
-        width: float = 1.0,
-        batch_size: int = 32,
-        epochs: int = 25,
-        min_steps: int = 2500,
-        lr: float = 1e-4,
-        lam: float = 0.1,
-        beta: float = 1.0,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.lr = lr
-        self.lam = lam
-        self.beta = beta
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> AEGANModel:
+        """Return E, G and the critic for images of `shape` (C, H, W)."""
+        return AEGANModel(self, shape)
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
+
+class AEGANModel(Model):
+    """E, G and D; the autoencoder's decoder is G itself."""
+
+    def __init__(self, settings: AEGAN, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
         channels, size, _ = shape
-        return nn.ModuleDict(
-            {
-                "encoder": Encoder(channels, size, self.latent_dim, width),
-                "generator": Generator(channels, size, self.latent_dim, width),
-                "critic": Critic(channels, size, width),
-            }
-        )
+        z, scale = settings.latent_dim, settings.width
+        self.encoder = Encoder(channels, size, z, scale)
+        self.generator = Generator(channels, size, z, scale)
+        self.critic = Critic(channels, size, scale)
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
-        parameters = {name: list(networks[name].parameters()) for name in ("generator", "critic")}
-        parameters["autoencoder"] = [
-            *networks["encoder"].parameters(),
-            *networks["generator"].parameters(),
-        ]
-        rates = dict.fromkeys(parameters, self.lr)
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the means of |x − x̂|, |f(x) − f(x̂)| and |E(x) − E(x̂)|, x̂ = G(E(x))."""
+        e_x = self.encoder(x)
+        x_hat = self.generator(e_x)
+        features = self.critic.features(x) - self.critic.features(x_hat)
+        components = {
+            "residual": (x - x_hat).abs().flatten(1).mean(1),
+            "features": features.abs().mean(1),
+            "encoded": (e_x - self.encoder(x_hat)).abs().mean(1),
+        }
+        return Scored(components, residual_map(x, x_hat), x_hat)
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return (1 − λ)·residual + λ·features + β·encoded."""
+        lam, beta = self.settings.lam, self.settings.beta
+        seen = (1 - lam) * components["residual"] + lam * components["features"]
+        return seen + beta * components["encoded"]
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        z = torch.randn(n, self.settings.latent_dim, generator=rng)
+        x: Tensor = self.generator(z.to(self.device))
+        return x
+
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
+        """Return the one phase of training."""
+        settings = self.settings
+        parameters = {
+            "generator": list(self.generator.parameters()),
+            "critic": list(self.critic.parameters()),
+            "autoencoder": [*self.encoder.parameters(), *self.generator.parameters()],
+        }
+        rates = dict.fromkeys(parameters, settings.lr)
         optimizers = Optimizers(parameters, rates, betas=(0.9, 0.999), accelerator=accelerator)
-        steps = _Steps(networks, optimizers, self.latent_dim)
-        count = step_count(n_train, self.batch_size, self.epochs, self.min_steps)
+        steps = _Steps(self, optimizers)
+        count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
         return Recipe(
-            networks=networks,
+            networks=self,
             optimizers=optimizers,
             phases=(Phase("joint", count, steps.joint),),
-            batch_size=self.batch_size,
+            batch_size=settings.batch_size,
             probe=steps.probe,
             checks=(COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER),
         )
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the means of |x − x̂|, |f(x) − f(x̂)| and |E(x) − E(x̂)|, x̂ = G(E(x))."""
-        encoder, critic = self.networks_["encoder"], cast(Critic, self.networks_["critic"])
-        e_x = encoder(x)
-        x_hat = self.networks_["generator"](e_x)
-        return {
-            "residual": (x - x_hat).abs().flatten(1).mean(1),
-            "features": (critic.features(x) - critic.features(x_hat)).abs().mean(1),
-            "encoded": (e_x - encoder(x_hat)).abs().mean(1),
-        }
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        seen = (1 - self.lam) * components["residual"] + self.lam * components["features"]
-        return seen + self.beta * components["encoded"]
-
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        x_hat: Tensor = self.networks_["generator"](self.networks_["encoder"](x))
-        return x_hat
-
-    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(n, self.latent_dim, generator=rng)
-        x: Tensor = generator(z.to(self._device()))
-        return x
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        return residual_map(x, self._reconstruct_batch(x))
 
 
 def _sides(size: int) -> list[int]:
@@ -265,9 +229,9 @@ class Critic(nn.Module):
 class _Steps:
     """One training step: the autoencoder, then the generator, then the critic."""
 
-    def __init__(self, networks: nn.ModuleDict, optimizers: Optimizers, latent_dim: int) -> None:
-        self.encoder, self.generator = networks["encoder"], networks["generator"]
-        self.critic, self.latent_dim = networks["critic"], latent_dim
+    def __init__(self, model: AEGANModel, optimizers: Optimizers) -> None:
+        self.encoder, self.generator, self.critic = model.encoder, model.generator, model.critic
+        self.latent_dim = model.settings.latent_dim
         self.update = optimizers.update
 
     def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:

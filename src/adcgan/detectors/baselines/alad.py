@@ -7,7 +7,7 @@ Detection", ICDM 2018.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -16,15 +16,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.baselines.ema import averaged, take_over
-from adcgan.detectors.baselines.schedule import step_count
+from adcgan.detectors.anomaly_map import residual_map
+from adcgan.detectors.base import Detector
+from adcgan.detectors.baselines.ema import averaged, ema_decay_setting, take_over
 from adcgan.detectors.baselines.stacks import Down, Up, channels_for, normal, signed, unsigned
-from adcgan.detectors.heatmaps import residual_map
-from adcgan.detectors.parameters import Rule, one_of, real, whole
+from adcgan.detectors.model import Model
+from adcgan.detectors.settings import (
+    batch_size_setting,
+    epochs_setting,
+    latent_dim_setting,
+    learning_rate_setting,
+    min_steps_setting,
+    precision_setting,
+    width_setting,
+)
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
 from adcgan.networks.layers import Dropout, spectral_norm
+from adcgan.scoring import Components, Scored, Shape
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -34,8 +43,8 @@ from adcgan.training import (
     Recipe,
     diversity_figures,
     reconstruction_figures,
+    step_count,
 )
-from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,130 +55,79 @@ DROPOUT = 0.2
 
 
 class ALAD(Detector):
-    """Adversarially learned anomaly detection: critics on (x, z), (x, x) and (z, z).
+    """Adversarially learned anomaly detection: critics on (x, z), (x, x) and (z, z)."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`.
-    latent_dim : int
-        Size z of the latent.
-    width : float
-        Scale of every hidden width; 1 is the published network.
-    batch_size, epochs, min_steps : int
-        Images a step; passes over the images; the least number of steps, 0 for no least.
-    lr : float
-        Adam's learning rate for all networks.
-    ema_decay : float
-        Decay of the averaged weights that score; 0 scores with the last weights.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    """
+    name: ClassVar[str] = "alad"
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": whole(1),
-        "width": real(0, 4, above=True),
-        "batch_size": whole(2),
-        "epochs": whole(1),
-        "min_steps": whole(0),
-        "lr": real(0, above=True),
-        "ema_decay": real(0, 1, below=True),
-        "precision": one_of(*PRECISIONS),
-    }
+    latent_dim: int = latent_dim_setting(100)
+    width: float = width_setting()
+    batch_size: int = batch_size_setting(32)
+    epochs: int = epochs_setting(100)
+    min_steps: int = min_steps_setting()
+    lr: float = learning_rate_setting(2e-4)
+    ema_decay: float = ema_decay_setting()
+    precision: str = precision_setting()
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int = 100,
-        width: float = 1.0,
-        batch_size: int = 32,
-        epochs: int = 100,
-        min_steps: int = 2500,
-        lr: float = 2e-4,
-        ema_decay: float = 0.999,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.lr = lr
-        self.ema_decay = ema_decay
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> ALADModel:
+        """Return E, G and the three critics for images of `shape` (C, H, W)."""
+        return ALADModel(self, shape)
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
+
+class ALADModel(Model):
+    """E, G, D_xz, D_xx and D_zz."""
+
+    def __init__(self, settings: ALAD, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
         channels, size, _ = shape
-        hidden = channels_for(size, CHANNELS, width)
-        up = Up(channels, size, self.latent_dim, hidden[::-1], std=STD)
-        return nn.ModuleDict(
-            {
-                "encoder": Encoder(channels, size, self.latent_dim, hidden),
-                "generator": up,
-                "critic_xz": CriticXZ(channels, size, self.latent_dim, hidden, width),
-                "critic_xx": CriticXX(channels, size, width),
-                "critic_zz": CriticZZ(self.latent_dim),
-            }
-        )
+        z, hidden = settings.latent_dim, channels_for(size, CHANNELS, settings.width)
+        # The random weights are drawn in this order.
+        generator = Up(channels, size, z, hidden[::-1], std=STD)
+        self.encoder = Encoder(channels, size, z, hidden)
+        self.generator = generator
+        self.critic_xz = CriticXZ(channels, size, z, hidden, settings.width)
+        self.critic_xx = CriticXX(channels, size, settings.width)
+        self.critic_zz = CriticZZ(z)
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
-        groups = {
-            "critic": ("critic_xz", "critic_xx", "critic_zz"),
-            "autoencoder": ("encoder", "generator"),
-        }
-        parameters = {
-            name: [p for part in parts for p in networks[part].parameters()]
-            for name, parts in groups.items()
-        }
-        optimizers = Optimizers(
-            parameters, dict.fromkeys(parameters, self.lr), accelerator=accelerator
-        )
-        average = averaged(networks, self.ema_decay)
-        steps = _Steps(networks, optimizers, self.latent_dim, average)
-        count = step_count(n_train, self.batch_size, self.epochs, self.min_steps)
-        return Recipe(
-            networks=nn.ModuleDict({**networks, "average": average}),
-            optimizers=optimizers,
-            phases=(Phase("joint", count, steps.joint),),
-            batch_size=self.batch_size,
-            probe=steps.probe,
-            checks=(COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER),
-            finish=partial(take_over, networks, average),
-        )
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return ‖f(x, x) − f(x, G(E(x)))‖₁, f the features of D_xx, images in [−1, 1]."""
+        y = signed(x)
+        y_hat = self.generator(self.encoder(y))
+        distance = self.critic_xx.features(y, y) - self.critic_xx.features(y, y_hat)
+        x_hat = unsigned(y_hat)
+        return Scored({"features": distance.abs().sum(1)}, residual_map(x, x_hat), x_hat)
 
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the score ‖f(x, x) − f(x, G(E(x)))‖₁, f the features of D_xx."""
-        critic, x = cast(CriticXX, self.networks_["critic_xx"]), signed(x)
-        x_hat = self.networks_["generator"](self.networks_["encoder"](x))
-        distance = (critic.features(x, x) - critic.features(x, x_hat)).abs().sum(1)
-        return {"features": distance}
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the distance of the features."""
         return components["features"]
 
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        return unsigned(self.networks_["generator"](self.networks_["encoder"](signed(x))))
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        z = torch.randn(n, self.settings.latent_dim, generator=rng)
+        return unsigned(self.generator(z.to(self.device)))
 
-    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(n, self.latent_dim, generator=rng)
-        return unsigned(generator(z.to(self._device())))
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        return residual_map(x, self._reconstruct_batch(x))
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
+        """Return the one phase of training."""
+        settings = self.settings
+        critics = nn.ModuleList([self.critic_xz, self.critic_xx, self.critic_zz])
+        parameters = {
+            "critic": list(critics.parameters()),
+            "autoencoder": [*self.encoder.parameters(), *self.generator.parameters()],
+        }
+        rates = dict.fromkeys(parameters, settings.lr)
+        optimizers = Optimizers(parameters, rates, accelerator=accelerator)
+        average = averaged(self, settings.ema_decay)
+        steps = _Steps(self, optimizers, average)
+        count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
+        return Recipe(
+            networks=nn.ModuleDict({"model": self, "average": average}),
+            optimizers=optimizers,
+            phases=(Phase("joint", count, steps.joint),),
+            batch_size=settings.batch_size,
+            probe=steps.probe,
+            checks=(COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER),
+            finish=partial(take_over, self, average),
+        )
 
 
 class Encoder(nn.Sequential):
@@ -249,18 +207,11 @@ class CriticZZ(nn.Module):
 class _Steps:
     """One training step: the three critics, then encoder and generator."""
 
-    def __init__(
-        self,
-        networks: nn.ModuleDict,
-        optimizers: Optimizers,
-        latent_dim: int,
-        average: AveragedModel,
-    ) -> None:
-        self.networks, self.average = networks, average
-        self.encoder, self.generator = networks["encoder"], networks["generator"]
-        self.xz, self.xx = networks["critic_xz"], networks["critic_xx"]
-        self.zz = networks["critic_zz"]
-        self.latent_dim = latent_dim
+    def __init__(self, model: ALADModel, optimizers: Optimizers, average: AveragedModel) -> None:
+        self.model, self.average = model, average
+        self.encoder, self.generator = model.encoder, model.generator
+        self.xz, self.xx, self.zz = model.critic_xz, model.critic_xx, model.critic_zz
+        self.latent_dim = model.settings.latent_dim
         self.update = optimizers.update
 
     def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -282,7 +233,7 @@ class _Steps:
                 "latent_cycle": logistic_generator_loss(self.zz(z, z_hat)),
             }
         self.update("autoencoder", losses)
-        self.average.update_parameters(self.networks)
+        self.average.update_parameters(self.model)
 
     def _critics(
         self, x: Tensor, z: Tensor, e_x: Tensor, g_z: Tensor, x_hat: Tensor, z_hat: Tensor

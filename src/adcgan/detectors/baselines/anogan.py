@@ -6,21 +6,33 @@ Detection with Generative Adversarial Networks to Guide Marker Discovery", IPMI 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.baselines.schedule import step_count
-from adcgan.detectors.baselines.search import Starts, search_latents, searching
+from adcgan.detectors.anomaly_map import residual_map
+from adcgan.detectors.base import Detector
+from adcgan.detectors.baselines.search import SEARCHES, Starts, search_latents, searching
 from adcgan.detectors.baselines.stacks import Down, Up, halvings, normal, signed, unsigned
-from adcgan.detectors.heatmaps import residual_map
-from adcgan.detectors.parameters import Rule, one_of, real, whole
+from adcgan.detectors.model import Model, channels_last
+from adcgan.detectors.settings import (
+    batch_size_setting,
+    epochs_setting,
+    latent_dim_setting,
+    learning_rate_setting,
+    min_steps_setting,
+    precision_setting,
+    real,
+    setting,
+    whole,
+    width_setting,
+)
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
+from adcgan.scoring import Components, Scored, Shape
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -28,8 +40,8 @@ from adcgan.training import (
     Phase,
     Recipe,
     diversity_figures,
+    step_count,
 )
-from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,148 +52,102 @@ LEAST_CHANNELS, MOST_CHANNELS = 64, 512
 
 
 class AnoGAN(Detector):
-    """DCGAN; the score is what is left after a search over the latent.
+    """DCGAN; the score is what is left after a search for the latent that makes the image."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`.
-    latent_dim : int
-        Size z of the latent.
-    width : float
-        Scale of every hidden width; 1 is the published network.
-    batch_size, epochs, min_steps : int
-        Images a step; passes over the images; the least number of steps, 0 for no least.
-    lr : float
-        Adam's learning rate for both networks.
-    lam : float
-        Weight of the critic's features in search and score; 1 − lam is that of the residual.
-    search_steps : int
-        Gradient steps on z for each image.
-    lr_search : float
-        Adam's learning rate for z.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    """
+    name: ClassVar[str] = "anogan"
+    not_exported: ClassVar[str] = SEARCHES
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": whole(1),
-        "width": real(0, 4, above=True),
-        "batch_size": whole(2),
-        "epochs": whole(1),
-        "min_steps": whole(0),
-        "lr": real(0, above=True),
-        "lam": real(0, 1),
-        "search_steps": whole(1),
-        "lr_search": real(0, above=True),
-        "precision": one_of(*PRECISIONS),
-    }
+    latent_dim: int = latent_dim_setting(100)
+    width: float = width_setting()
+    batch_size: int = batch_size_setting(64)
+    epochs: int = epochs_setting(20)
+    min_steps: int = min_steps_setting()
+    lr: float = learning_rate_setting(2e-4, "both networks")
+    lam: float = setting(
+        0.1,
+        real(0, 1),
+        "Weight of the features in the search and the score; 1 − lam is that of the residual.",
+    )
+    search_steps: int = setting(500, whole(1), "Gradient steps on z for each image.")
+    lr_search: float = learning_rate_setting(0.01, "z in the search")
+    precision: str = precision_setting()
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int = 100,
-        width: float = 1.0,
-        batch_size: int = 64,
-        epochs: int = 20,
-        min_steps: int = 2500,
-        lr: float = 2e-4,
-        lam: float = 0.1,
-        search_steps: int = 500,
-        lr_search: float = 0.01,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.lr = lr
-        self.lam = lam
-        self.search_steps = search_steps
-        self.lr_search = lr_search
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> AnoGANModel:
+        """Return G, the critic and the start of the search for images of `shape` (C, H, W)."""
+        return AnoGANModel(self, shape)
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
+
+class AnoGANModel(Model):
+    """G and D; a search for each image."""
+
+    def __init__(self, settings: AnoGAN, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
         channels, size, _ = shape
         doubled = [LEAST_CHANNELS * 2**level for level in range(halvings(size))]
-        hidden = [scaled(min(count, MOST_CHANNELS), width) for count in doubled]
-        networks = {
-            "generator": Up(channels, size, self.latent_dim, hidden[::-1]),
-            "critic": Critic(channels, size, hidden),
-            "starts": Starts(1, self.latent_dim, self.random_state),
-        }
+        hidden = [scaled(min(count, MOST_CHANNELS), settings.width) for count in doubled]
+        self.generator = Up(channels, size, settings.latent_dim, hidden[::-1])
+        self.critic = Critic(channels, size, hidden)
+        self.starts = Starts(1, settings.latent_dim, settings.random_state)
         # The search takes 1.4 times as long on CPUs with the channels outermost.
-        modules = nn.ModuleDict(networks)
-        return modules.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+        channels_last(self)
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
-        parameters = {name: list(networks[name].parameters()) for name in ("generator", "critic")}
-        optimizers = Optimizers(
-            parameters, dict.fromkeys(parameters, self.lr), accelerator=accelerator
-        )
-        steps = _Steps(networks, optimizers, self.latent_dim)
-        count = step_count(n_train, self.batch_size, self.epochs, self.min_steps)
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return Σ|x − G(z)| and Σ|f(x) − f(G(z))| of the z found, images in [−1, 1], and G(z)."""
+        y = signed(x)
+        f_y = self.critic.features(y)
+        y_hat = self.generator(self._search(y, f_y))
+        residual, features = self._distances(y, f_y, y_hat)
+        x_hat = unsigned(y_hat)
+        components = {"residual": residual, "features": features}
+        return Scored(components, residual_map(x, x_hat), x_hat)
+
+    def _distances(self, y: Tensor, f_y: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Σ|y − ŷ| and Σ|f(y) − f(ŷ)|, each (B,)."""
+        features = (f_y - self.critic.features(y_hat)).abs()
+        return (y - y_hat).abs().flatten(1).sum(1), features.sum(1)
+
+    def _search(self, y: Tensor, f_y: Tensor) -> Tensor:
+        """Return the latents (B, z) that the search finds for images with features `f_y`."""
+        settings = self.settings
+        start = self.starts.latents.repeat(len(y), 1)
+
+        def loss(z: Tensor) -> Tensor:
+            residual, features = self._distances(y, f_y, self.generator(z))
+            return (1 - settings.lam) * residual + settings.lam * features
+
+        with searching():
+            return search_latents(loss, start, settings.search_steps, settings.lr_search)
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return (1 − λ)·residual + λ·features."""
+        lam = self.settings.lam
+        return (1 - lam) * components["residual"] + lam * components["features"]
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        z = torch.randn(n, self.settings.latent_dim, generator=rng)
+        return unsigned(self.generator(z.to(self.device)))
+
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
+        """Return the one phase of training."""
+        settings = self.settings
+        parameters = {
+            "generator": list(self.generator.parameters()),
+            "critic": list(self.critic.parameters()),
+        }
+        rates = dict.fromkeys(parameters, settings.lr)
+        optimizers = Optimizers(parameters, rates, accelerator=accelerator)
+        steps = _Steps(self, optimizers)
+        count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
         return Recipe(
-            networks=networks,
+            networks=self,
             optimizers=optimizers,
             phases=(Phase("joint", count, steps.joint),),
-            batch_size=self.batch_size,
+            batch_size=settings.batch_size,
             probe=steps.probe,
             checks=(COLLAPSE, SATURATED_CRITIC),
         )
-
-    def _distances(self, x: Tensor, z: Tensor, f_x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Σ|x − G(z)| and Σ|f(x) − f(G(z))|, each (B,), of images in [−1, 1]."""
-        x_hat = self.networks_["generator"](z)
-        features = (f_x - cast(Critic, self.networks_["critic"]).features(x_hat)).abs()
-        return (x - x_hat).abs().flatten(1).sum(1), features.sum(1)
-
-    def _search(self, x: Tensor, f_x: Tensor) -> Tensor:
-        """Return the latents (B, z) that the search finds for images with features `f_x`."""
-        start = cast(Starts, self.networks_["starts"]).latents.repeat(len(x), 1)
-
-        def loss(z: Tensor) -> Tensor:
-            residual, features = self._distances(x, z, f_x)
-            return (1 - self.lam) * residual + self.lam * features
-
-        with searching():
-            return search_latents(loss, start, self.search_steps, self.lr_search)
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        x = signed(x)
-        f_x = cast(Critic, self.networks_["critic"]).features(x)
-        residual, features = self._distances(x, self._search(x, f_x), f_x)
-        return {"residual": residual, "features": features}
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        return (1 - self.lam) * components["residual"] + self.lam * components["features"]
-
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        x = signed(x)
-        z = self._search(x, cast(Critic, self.networks_["critic"]).features(x))
-        return unsigned(self.networks_["generator"](z))
-
-    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(n, self.latent_dim, generator=rng)
-        return unsigned(generator(z.to(self._device())))
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        return residual_map(x, self._reconstruct_batch(x))
 
 
 class Critic(nn.Module):
@@ -201,9 +167,9 @@ class Critic(nn.Module):
 class _Steps:
     """One training step: the critic, then the generator."""
 
-    def __init__(self, networks: nn.ModuleDict, optimizers: Optimizers, latent_dim: int) -> None:
-        self.generator, self.critic = networks["generator"], networks["critic"]
-        self.latent_dim = latent_dim
+    def __init__(self, model: AnoGANModel, optimizers: Optimizers) -> None:
+        self.generator, self.critic = model.generator, model.critic
+        self.latent_dim = model.settings.latent_dim
         self.update = optimizers.update
 
     def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:

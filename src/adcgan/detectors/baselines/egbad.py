@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -16,15 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.baselines.ema import averaged, take_over
-from adcgan.detectors.baselines.schedule import step_count
+from adcgan.detectors.anomaly_map import residual_map
+from adcgan.detectors.base import Detector
+from adcgan.detectors.baselines.ema import averaged, ema_decay_setting, take_over
 from adcgan.detectors.baselines.stacks import Down, channels_for, normal, signed, unsigned
-from adcgan.detectors.heatmaps import residual_map
-from adcgan.detectors.parameters import Rule, one_of, real, whole
+from adcgan.detectors.model import Model
+from adcgan.detectors.settings import (
+    batch_size_setting,
+    epochs_setting,
+    latent_dim_setting,
+    learning_rate_setting,
+    min_steps_setting,
+    precision_setting,
+    real,
+    setting,
+    width_setting,
+)
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
 from adcgan.networks.layers import Dropout
+from adcgan.scoring import Components, Scored, Shape
 from adcgan.training import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -34,8 +45,8 @@ from adcgan.training import (
     Recipe,
     diversity_figures,
     reconstruction_figures,
+    step_count,
 )
-from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,129 +57,83 @@ DROPOUT = 0.5
 
 
 class EGBAD(Detector):
-    """Bidirectional GAN: one critic on images with their latents.
+    """Bidirectional GAN: one critic on images with their latents."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`.
-    latent_dim : int
-        Size z of the latent.
-    width : float
-        Scale of every hidden width; 1 is the published network.
-    batch_size, epochs, min_steps : int
-        Images a step; passes over the images; the least number of steps, 0 for no least.
-    lr : float
-        Adam's learning rate for all networks.
-    ema_decay : float
-        Decay of the averaged weights that score; 0 scores with the last weights.
-    lam : float
-        Weight of the features in the score; 1 − lam is that of the residual.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    """
+    name: ClassVar[str] = "egbad"
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": whole(1),
-        "width": real(0, 4, above=True),
-        "batch_size": whole(2),
-        "epochs": whole(1),
-        "min_steps": whole(0),
-        "lr": real(0, above=True),
-        "ema_decay": real(0, 1, below=True),
-        "lam": real(0, 1),
-        "precision": one_of(*PRECISIONS),
-    }
+    latent_dim: int = latent_dim_setting(200)
+    width: float = width_setting()
+    batch_size: int = batch_size_setting(100)
+    epochs: int = epochs_setting(100)
+    min_steps: int = min_steps_setting()
+    lr: float = learning_rate_setting(1e-5)
+    ema_decay: float = ema_decay_setting()
+    lam: float = setting(
+        0.1, real(0, 1), "Weight of the features in the score; 1 − lam is that of the residual."
+    )
+    precision: str = precision_setting()
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int = 200,
-        width: float = 1.0,
-        batch_size: int = 100,
-        epochs: int = 100,
-        min_steps: int = 2500,
-        lr: float = 1e-5,
-        ema_decay: float = 0.999,
-        lam: float = 0.1,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.lr = lr
-        self.ema_decay = ema_decay
-        self.lam = lam
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> EGBADModel:
+        """Return E, G and the critic for images of `shape` (C, H, W)."""
+        return EGBADModel(self, shape)
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
+
+class EGBADModel(Model):
+    """E, G and D."""
+
+    def __init__(self, settings: EGBAD, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
         channels, size, _ = shape
-        return nn.ModuleDict(
-            {
-                "encoder": Encoder(channels, size, self.latent_dim, width),
-                "generator": Generator(channels, size, self.latent_dim, width),
-                "critic": Critic(channels, size, self.latent_dim, width),
-            }
-        )
+        z, scale = settings.latent_dim, settings.width
+        self.encoder = Encoder(channels, size, z, scale)
+        self.generator = Generator(channels, size, z, scale)
+        self.critic = Critic(channels, size, z, scale)
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
-        pair = [*networks["encoder"].parameters(), *networks["generator"].parameters()]
-        parameters = {"critic": list(networks["critic"].parameters()), "autoencoder": pair}
-        optimizers = Optimizers(
-            parameters, dict.fromkeys(parameters, self.lr), accelerator=accelerator
-        )
-        average = averaged(networks, self.ema_decay)
-        steps = _Steps(networks, optimizers, self.latent_dim, average)
-        count = step_count(n_train, self.batch_size, self.epochs, self.min_steps)
-        return Recipe(
-            networks=nn.ModuleDict({**networks, "average": average}),
-            optimizers=optimizers,
-            phases=(Phase("joint", count, steps.joint),),
-            batch_size=self.batch_size,
-            probe=steps.probe,
-            checks=(COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER),
-            finish=partial(take_over, networks, average),
-        )
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> Scored[Tensor]:
         """Return ‖x − G(E(x))‖₁ and ‖f(x, E(x)) − f(G(E(x)), E(x))‖₁, images in [−1, 1]."""
-        critic, x = cast(Critic, self.networks_["critic"]), signed(x)
-        e_x = self.networks_["encoder"](x)
-        x_hat = self.networks_["generator"](e_x)
-        features = critic.features(x, e_x) - critic.features(x_hat, e_x)
-        return {
-            "residual": (x - x_hat).abs().flatten(1).sum(1),
+        y = signed(x)
+        e_y = self.encoder(y)
+        y_hat = self.generator(e_y)
+        features = self.critic.features(y, e_y) - self.critic.features(y_hat, e_y)
+        components = {
+            "residual": (y - y_hat).abs().flatten(1).sum(1),
             "features": features.abs().sum(1),
         }
+        x_hat = unsigned(y_hat)
+        return Scored(components, residual_map(x, x_hat), x_hat)
 
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        return (1 - self.lam) * components["residual"] + self.lam * components["features"]
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return (1 − λ)·residual + λ·features."""
+        lam = self.settings.lam
+        return (1 - lam) * components["residual"] + lam * components["features"]
 
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        return unsigned(self.networks_["generator"](self.networks_["encoder"](signed(x))))
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        z = torch.randn(n, self.settings.latent_dim, generator=rng)
+        return unsigned(self.generator(z.to(self.device)))
 
-    def _generated(self, generator: nn.Module, n: int, rng: torch.Generator) -> Tensor:
-        z = torch.randn(n, self.latent_dim, generator=rng)
-        return unsigned(generator(z.to(self._device())))
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        return residual_map(x, self._reconstruct_batch(x))
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
+        """Return the one phase of training."""
+        settings = self.settings
+        parameters = {
+            "critic": list(self.critic.parameters()),
+            "autoencoder": [*self.encoder.parameters(), *self.generator.parameters()],
+        }
+        rates = dict.fromkeys(parameters, settings.lr)
+        optimizers = Optimizers(parameters, rates, accelerator=accelerator)
+        average = averaged(self, settings.ema_decay)
+        steps = _Steps(self, optimizers, average)
+        count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
+        return Recipe(
+            networks=nn.ModuleDict({"model": self, "average": average}),
+            optimizers=optimizers,
+            phases=(Phase("joint", count, steps.joint),),
+            batch_size=settings.batch_size,
+            probe=steps.probe,
+            checks=(COLLAPSE, SATURATED_CRITIC, STALLED_AUTOENCODER),
+            finish=partial(take_over, self, average),
+        )
 
 
 class Encoder(nn.Sequential):
@@ -244,17 +209,10 @@ class Critic(nn.Module):
 class _Steps:
     """One training step: the critic, then encoder and generator."""
 
-    def __init__(
-        self,
-        networks: nn.ModuleDict,
-        optimizers: Optimizers,
-        latent_dim: int,
-        average: AveragedModel,
-    ) -> None:
-        self.networks, self.average = networks, average
-        self.encoder, self.generator = networks["encoder"], networks["generator"]
-        self.critic = networks["critic"]
-        self.latent_dim = latent_dim
+    def __init__(self, model: EGBADModel, optimizers: Optimizers, average: AveragedModel) -> None:
+        self.model, self.average = model, average
+        self.encoder, self.generator, self.critic = model.encoder, model.generator, model.critic
+        self.latent_dim = model.settings.latent_dim
         self.update = optimizers.update
 
     def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -272,7 +230,7 @@ class _Steps:
             "encoder": logistic_generator_loss(-self.critic(x, e_x)),
         }
         self.update("autoencoder", losses)
-        self.average.update_parameters(self.networks)
+        self.average.update_parameters(self.model)
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return figures on held-out images: reconstruction, and the generator's diversity."""

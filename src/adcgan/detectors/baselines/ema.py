@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
+
+from adcgan.detectors.settings import real, setting
 
 # Power iterations that settle the spectral norm of averaged weights.
 SETTLING_STEPS = 20
@@ -15,7 +18,13 @@ SETTLING_STEPS = 20
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def averaged(networks: nn.ModuleDict, decay: float) -> AveragedModel:
+def ema_decay_setting() -> Any:
+    """Declare how fast the averaged weights forget."""
+    doc = "Decay of the averaged weights that score; 0 scores with the last weights."
+    return setting(0.999, real(0, 1, below=True), doc)
+
+
+def averaged(networks: nn.Module, decay: float) -> AveragedModel:
     """Return the exponential moving average of `networks`, to be updated after each step.
 
     After n updates with weights w₁ … wₙ it holds Σ decayⁿ⁻ⁱ wᵢ / Σ decayⁿ⁻ⁱ: the usual average,
@@ -39,7 +48,7 @@ def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     return update
 
 
-def take_over(networks: nn.ModuleDict, average: AveragedModel) -> None:
+def take_over(networks: nn.Module, average: AveragedModel) -> None:
     """Give `networks` the averaged weights."""
     networks.load_state_dict(average.module.state_dict())
     for module in networks.modules():

@@ -1,11 +1,12 @@
 """Pixel baselines: scikit-learn's detectors on raw pixels. What a sceptic tries first.
 
-They compute in float64 and have no networks: `fit` hands the training images to scikit-learn, a
-score is what scikit-learn says. Nothing is pickled: a model stores arrays.
+They compute in float64 on the CPU and have no networks: training images are handed to scikit-learn,
+a score is what scikit-learn says. Nothing is pickled: a model stores arrays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -17,17 +18,20 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from adcgan.data.prepare import Split
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.heatmaps import smoothed
-from adcgan.detectors.parameters import Rule, whole
-from adcgan.training import Session
+from adcgan.detectors.anomaly_map import smoothed
+from adcgan.detectors.base import Detector
+from adcgan.detectors.model import Model
+from adcgan.detectors.settings import setting, whole
+from adcgan.progress import Progress
+from adcgan.scoring import Components, Scored, Shape
 
 WHITE = 255
+NEIGHBOURS = "it compares each image with every training image"
 
 
 def _rows(x: Tensor) -> NDArray[np.float64]:
     """Return pixel values 0 to 255 (B, pixels) of images (B, C, H, W) in [0, 1]."""
-    rows: NDArray[np.float64] = (x.flatten(1).double() * WHITE).round().cpu().numpy()
+    rows: NDArray[np.float64] = (x.flatten(1).double() * WHITE).round().numpy()
     return rows
 
 
@@ -37,213 +41,158 @@ def _training_rows(images: NDArray[np.uint8], split: Split) -> NDArray[np.uint8]
 
 
 class PixelPCA(Detector):
-    """Mean squared error left by principal components of the pixels.
+    """Mean squared error left by principal components of the pixels."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`; `device` changes nothing here.
-    n_components : int
-        Principal components kept; fewer if there are fewer pixels or training images.
-    """
+    name: ClassVar[str] = "pixel-pca"
+    on_cpu: ClassVar[bool] = True
+    not_exported: ClassVar[str] = "its arithmetic is in float64, not a network's"
 
-    rules: ClassVar[dict[str, Rule]] = {"n_components": whole(1)}
+    n_components: int = setting(
+        64, whole(1), "Principal components kept; fewer if there are fewer pixels or images."
+    )
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        n_components: int = 64,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.n_components = n_components
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> PixelPCAModel:
+        """Return principal components yet to be found."""
+        return PixelPCAModel(self, shape)
 
-    def _build(self, shape: Shape) -> None:  # noqa: ARG002
-        self.mean_ = self.components_ = np.empty(0)
 
-    def _learn(
-        self,
-        images: NDArray[np.uint8],
-        split: Split,
-        session: Session,  # noqa: ARG002
-    ) -> None:
-        rows = _training_rows(images, split) / WHITE
-        pca = PCA(min(self.n_components, *rows.shape), random_state=self.random_state).fit(rows)
-        self.mean_, self.components_ = pca.mean_, pca.components_
+class PixelPCAModel(Model):
+    """Principal components of pixels in [0, 1]."""
 
-    def _project(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return rows in [0, 1] (B, pixels) projected on the components."""
-        projected: NDArray[np.float64] = (
-            rows - self.mean_
-        ) @ self.components_.T @ self.components_ + self.mean_
-        return projected
+    mean: Tensor  # (pixels,) float64
+    components: Tensor  # (n_components, pixels) float64
 
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        rows = _rows(x) / WHITE
-        error = np.square(rows - self._project(rows)).mean(1)
-        return {"residual": torch.from_numpy(error)}
+    def __init__(self, settings: PixelPCA, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
+        for name in ("mean", "components"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.float64))
 
-    def _combine(self, components: Components) -> NDArray[np.float64]:
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the mean squared error, its map and the projection, cut off outside [0, 1]."""
+        rows = torch.from_numpy(_rows(x)) / WHITE
+        projected = (rows - self.mean) @ self.components.T @ self.components + self.mean
+        error = (rows - projected).square()
+        heat = smoothed(error.float().reshape(x.shape).sum(1))
+        return Scored(
+            {"residual": error.mean(1)}, heat, projected.clamp(0, 1).float().reshape(x.shape)
+        )
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the residual."""
         return components["residual"]
 
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        """Return projections; what lies outside [0, 1] is cut off."""
-        projected = torch.from_numpy(self._project(_rows(x) / WHITE))
-        return projected.clamp(0, 1).float().reshape(x.shape)
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        rows = _rows(x) / WHITE
-        error = torch.from_numpy(np.square(rows - self._project(rows)))
-        return smoothed(error.float().reshape(x.shape).sum(1))
-
-    def _state(self) -> dict[str, Tensor]:
-        return {"mean": torch.tensor(self.mean_), "components": torch.tensor(self.components_)}
-
-    def _set_state(self, state: dict[str, Tensor]) -> None:
-        self.mean_, self.components_ = state["mean"].numpy(), state["components"].numpy()
+    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+        """Find the principal components."""
+        del progress
+        rows = _training_rows(images, split) / WHITE
+        n_components = min(self.settings.n_components, *rows.shape)
+        pca = PCA(n_components, random_state=self.settings.random_state).fit(rows)
+        self.mean = torch.tensor(pca.mean_)
+        # As they are stored and loaded, so that the same scores are computed in the same order.
+        self.components = torch.tensor(pca.components_).contiguous()
 
 
 class PixelKNN(Detector):
-    """Euclidean distance to the k-th nearest training image, pixels in [0, 1].
+    """Euclidean distance to the k-th nearest training image, pixels in [0, 1]."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`; `device` changes nothing here.
-    n_neighbors : int
-        k; fewer if there are fewer training images.
-    """
+    name: ClassVar[str] = "pixel-knn"
+    on_cpu: ClassVar[bool] = True
+    not_exported: ClassVar[str] = NEIGHBOURS
 
-    rules: ClassVar[dict[str, Rule]] = {"n_neighbors": whole(1)}
+    n_neighbors: int = setting(5, whole(1), "k; fewer if there are fewer training images.")
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        n_neighbors: int = 5,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.n_neighbors = n_neighbors
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> PixelKNNModel:
+        """Return a search without images yet."""
+        return PixelKNNModel(self, shape)
 
-    def _build(self, shape: Shape) -> None:
-        self.training_pixels_ = np.empty((0, int(np.prod(shape))), dtype=np.uint8)
 
-    def _learn(
-        self,
-        images: NDArray[np.uint8],
-        split: Split,
-        session: Session,  # noqa: ARG002
-    ) -> None:
-        self._index(_training_rows(images, split))
+class PixelKNNModel(Model):
+    """A search among the training pixels."""
 
-    def _index(self, pixels: NDArray[np.uint8]) -> None:
-        """Make `pixels` (n, pixels) the images that others are compared with."""
-        self.training_pixels_ = pixels
+    training_pixels: Tensor  # (n, pixels) uint8
+
+    def __init__(self, settings: PixelKNN, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
+        self.register_buffer("training_pixels", torch.empty(0, dtype=torch.uint8))
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the training pixels."""
+        super().restore(state)
+        self.index()
+
+    def index(self) -> None:
+        """Make the training pixels those that others are compared with."""
         # Whole numbers in float64 make every squared distance exact, so that a score does not
         # depend on how scikit-learn blocks its matrix products.
-        search = NearestNeighbors(n_neighbors=min(self.n_neighbors, len(pixels)), algorithm="brute")
-        self.neighbors_ = search.fit(pixels.astype(np.float64))
+        pixels = self.training_pixels.double().numpy()
+        n_neighbors = min(self.settings.n_neighbors, len(pixels))
+        self.neighbors = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(pixels)
 
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        distances, _ = self.neighbors_.kneighbors(_rows(x))
-        return {"distance": torch.from_numpy(distances[:, -1] / WHITE)}
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the distance."""
+        distances, _ = self.neighbors.kneighbors(_rows(x))
+        return Scored({"distance": torch.from_numpy(distances[:, -1] / WHITE)})
 
-    def _combine(self, components: Components) -> NDArray[np.float64]:
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the distance."""
         return components["distance"]
 
-    def _state(self) -> dict[str, Tensor]:
-        return {"training_pixels": torch.tensor(self.training_pixels_)}
-
-    def _set_state(self, state: dict[str, Tensor]) -> None:
-        self._index(state["training_pixels"].numpy())
+    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+        """Keep the training pixels."""
+        del progress
+        self.training_pixels = torch.from_numpy(_training_rows(images, split))
+        self.index()
 
 
 class PixelIsolationForest(Detector):
-    """Isolation forest on raw pixels.
+    """Isolation forest on raw pixels."""
 
-    A model stores its training pixels and grows the same forest from them and `random_state` when
-    it is loaded.
+    name: ClassVar[str] = "pixel-iforest"
+    on_cpu: ClassVar[bool] = True
+    not_exported: ClassVar[str] = "its trees are scikit-learn's, not a network"
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`; `device` changes nothing here.
-    n_estimators : int
-        Trees.
-    """
+    n_estimators: int = setting(100, whole(1), "Trees.")
 
-    rules: ClassVar[dict[str, Rule]] = {"n_estimators": whole(1)}
+    def make_model(self, shape: Shape) -> PixelIsolationForestModel:
+        """Return a forest yet to be grown."""
+        return PixelIsolationForestModel(self, shape)
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        n_estimators: int = 100,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.n_estimators = n_estimators
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.device = device
-        self.random_state = random_state
 
-    def _build(self, shape: Shape) -> None:
-        self.training_pixels_ = np.empty((0, int(np.prod(shape))), dtype=np.uint8)
+class PixelIsolationForestModel(Model):
+    """A forest, grown anew from the training pixels and the seed when it is loaded."""
 
-    def _learn(
-        self,
-        images: NDArray[np.uint8],
-        split: Split,
-        session: Session,  # noqa: ARG002
-    ) -> None:
-        self._grow(_training_rows(images, split))
+    training_pixels: Tensor  # (n, pixels) uint8
 
-    def _grow(self, pixels: NDArray[np.uint8]) -> None:
-        """Grow the forest on `pixels` (n, pixels)."""
-        self.training_pixels_ = pixels
-        forest = IsolationForest(n_estimators=self.n_estimators, random_state=self.random_state)
-        self.forest_ = forest.fit(pixels.astype(np.float64))
+    def __init__(self, settings: PixelIsolationForest, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
+        self.register_buffer("training_pixels", torch.empty(0, dtype=torch.uint8))
 
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        return {"isolation": torch.from_numpy(-self.forest_.score_samples(_rows(x)))}
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the training pixels."""
+        super().restore(state)
+        self.grow()
 
-    def _combine(self, components: Components) -> NDArray[np.float64]:
+    def grow(self) -> None:
+        """Grow the forest on the training pixels."""
+        settings = self.settings
+        forest = IsolationForest(
+            n_estimators=settings.n_estimators, random_state=settings.random_state
+        )
+        self.forest = forest.fit(self.training_pixels.double().numpy())
+
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return how few splits isolate an image."""
+        return Scored({"isolation": torch.from_numpy(-self.forest.score_samples(_rows(x)))})
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the isolation."""
         return components["isolation"]
 
-    def _state(self) -> dict[str, Tensor]:
-        return {"training_pixels": torch.tensor(self.training_pixels_)}
-
-    def _set_state(self, state: dict[str, Tensor]) -> None:
-        self._grow(state["training_pixels"].numpy())
+    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+        """Keep the training pixels, and grow the forest."""
+        del progress
+        self.training_pixels = torch.from_numpy(_training_rows(images, split))
+        self.grow()

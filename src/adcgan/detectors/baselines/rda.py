@@ -15,20 +15,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adcgan.detectors.base import Components, Detector, Shape
-from adcgan.detectors.baselines.schedule import step_count
+from adcgan.detectors.anomaly_map import residual_map
+from adcgan.detectors.base import Detector
 from adcgan.detectors.baselines.stacks import Down, Up, channels_for, signed
-from adcgan.detectors.heatmaps import residual_map
-from adcgan.detectors.parameters import Rule, one_of, real, whole
+from adcgan.detectors.model import Model
+from adcgan.detectors.settings import (
+    batch_size_setting,
+    latent_dim_setting,
+    learning_rate_setting,
+    min_steps_setting,
+    precision_setting,
+    real,
+    setting,
+    whole,
+    width_setting,
+)
 from adcgan.losses import reconstruction_loss
+from adcgan.scoring import Components, Scored, Shape
 from adcgan.training import (
     STALLED_AUTOENCODER,
     Optimizers,
     Phase,
     Recipe,
     reconstruction_figures,
+    step_count,
 )
-from adcgan.training.device import PRECISIONS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,119 +48,72 @@ CHANNELS = (32, 64, 128)
 
 
 class RobustAutoencoder(Detector):
-    """Autoencoder trained on L where X = L + S and whole images may move into S.
+    """Autoencoder trained on L where X = L + S and whole images may move into S."""
 
-    Parameters
-    ----------
-    image_size, resize, validation_fraction, fpr, contamination, device, random_state
-        As for `ADCGAN`.
-    latent_dim : int
-        Size z of the code.
-    width : float
-        Scale of every hidden width.
-    batch_size, epochs, min_steps : int
-        Images a step; passes over the images in all rounds together; the least number of steps,
-        0 for no least.
-    rounds : int
-        How often training and shrinking alternate.
-    lr : float
-        Adam's learning rate.
-    lam : float
-        Residual that an image may keep in L, as root mean square over its pixels in [0, 1]:
-        λ of the ℓ2,1 norm is lam · √pixels. What is above goes to S.
-    precision : {"auto", "float32", "bf16"}
-        Of training; scores are float32 always.
-    """
+    name: ClassVar[str] = "rda"
 
-    rules: ClassVar[dict[str, Rule]] = {
-        "latent_dim": whole(1),
-        "width": real(0, 4, above=True),
-        "batch_size": whole(2),
-        "epochs": whole(1),
-        "min_steps": whole(0),
-        "rounds": whole(1),
-        "lr": real(0, above=True),
-        "lam": real(0, above=True),
-        "precision": one_of(*PRECISIONS),
-    }
+    latent_dim: int = latent_dim_setting(32)
+    width: float = width_setting()
+    batch_size: int = batch_size_setting(64)
+    epochs: int = setting(50, whole(1), "Passes over the images, in all rounds together.")
+    min_steps: int = min_steps_setting()
+    rounds: int = setting(10, whole(1), "How often training and shrinking alternate.")
+    lr: float = learning_rate_setting(1e-3)
+    lam: float = setting(
+        0.1,
+        real(0, above=True),
+        "Residual that an image may keep in L, as root mean square over its pixels in [0, 1]: λ of "
+        "the ℓ2,1 norm is lam · √pixels. What is above goes to S.",
+    )
+    precision: str = precision_setting()
 
-    def __init__(
-        self,
-        *,
-        image_size: int | None = None,
-        resize: str = "squash",
-        latent_dim: int = 32,
-        width: float = 1.0,
-        batch_size: int = 64,
-        epochs: int = 50,
-        min_steps: int = 2500,
-        rounds: int = 10,
-        lr: float = 1e-3,
-        lam: float = 0.1,
-        validation_fraction: float = 0.1,
-        fpr: float = 0.01,
-        contamination: float | None = None,
-        precision: str = "auto",
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.image_size = image_size
-        self.resize = resize
-        self.latent_dim = latent_dim
-        self.width = width
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.rounds = rounds
-        self.lr = lr
-        self.lam = lam
-        self.validation_fraction = validation_fraction
-        self.fpr = fpr
-        self.contamination = contamination
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    def make_model(self, shape: Shape) -> RobustAutoencoderModel:
+        """Return the autoencoder for images of `shape` (C, H, W)."""
+        return RobustAutoencoderModel(self, shape)
 
-    def _make_networks(self, shape: Shape, width: float) -> nn.ModuleDict:
+
+class RobustAutoencoderModel(Model):
+    """The autoencoder."""
+
+    def __init__(self, settings: RobustAutoencoder, shape: Shape) -> None:
+        super().__init__(shape)
+        self.settings = settings
         channels, size, _ = shape
-        return nn.ModuleDict({"autoencoder": Autoencoder(channels, size, self.latent_dim, width)})
+        self.autoencoder = Autoencoder(channels, size, settings.latent_dim, settings.width)
 
-    def _recipe(self, networks: nn.ModuleDict, n_train: int, accelerator: Accelerator) -> Recipe:
-        autoencoder = networks["autoencoder"]
+    def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return ‖x − D(E(x))‖₂ of images (B, C, H, W) in [0, 1]."""
+        x_hat = self.autoencoder(x)
+        residual = (x - x_hat).flatten(1).norm(dim=1)
+        return Scored({"residual": residual}, residual_map(x, x_hat), x_hat)
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the residual."""
+        return components["residual"]
+
+    def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
+        """Return a phase for each round."""
+        settings = self.settings
         optimizers = Optimizers(
-            {"autoencoder": autoencoder.parameters()},
-            {"autoencoder": self.lr},
+            {"autoencoder": self.autoencoder.parameters()},
+            {"autoencoder": settings.lr},
             betas=(0.9, 0.999),
             accelerator=accelerator,
         )
-        steps = _Steps(autoencoder, optimizers, self.lam)
-        count = step_count(n_train, self.batch_size, self.epochs, self.min_steps)
-        starts = _round_starts(count, self.rounds)
+        steps = _Steps(self.autoencoder, optimizers, settings.lam)
+        count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
+        starts = _round_starts(count, settings.rounds)
         return Recipe(
-            networks=nn.ModuleDict({**networks, "previous": steps.previous}),
+            networks=nn.ModuleDict({"model": self, "previous": steps.previous}),
             optimizers=optimizers,
             phases=[
                 Phase(f"round {number + 1}", end - start, partial(steps.train, start))
                 for number, (start, end) in enumerate(pairwise(starts))
             ],
-            batch_size=self.batch_size,
+            batch_size=settings.batch_size,
             probe=steps.probe,
             checks=(STALLED_AUTOENCODER,),
         )
-
-    def _component_batch(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ‖x − D(E(x))‖₂ (B,), images in [0, 1]."""
-        return {"residual": (x - self._reconstruct_batch(x)).flatten(1).norm(dim=1)}
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        return components["residual"]
-
-    def _reconstruct_batch(self, x: Tensor) -> Tensor:
-        x_hat: Tensor = self.networks_["autoencoder"](x)
-        return x_hat
-
-    def _map_batch(self, x: Tensor) -> Tensor:
-        return residual_map(x, self._reconstruct_batch(x))
 
 
 class Autoencoder(nn.Module):
@@ -197,8 +161,9 @@ class _Steps:
         self.autoencoder, self.optimizers, self.lam = autoencoder, optimizers, lam
         self.previous = deepcopy(autoencoder).requires_grad_(False)
 
-    def train(self, start: int, x: Tensor, rng: torch.Generator) -> None:  # noqa: ARG002
+    def train(self, start: int, x: Tensor, rng: torch.Generator) -> None:
         """Train once on L, in the round whose first step is `start`."""
+        del rng
         if self.optimizers.step == start:
             self.previous.load_state_dict(self.autoencoder.state_dict())
         # In the first round S is 0: residuals of untrained weights say nothing.
@@ -213,6 +178,7 @@ class _Steps:
             residual = x - self.previous(x).float()
             return shrink(residual, self.lam * x[0].numel() ** 0.5)
 
-    def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+    def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return figures of the reconstruction of held-out images."""
+        del rng
         return reconstruction_figures(x, self.autoencoder(x))

@@ -16,6 +16,8 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from adcgan.training.device import denormals_flushed
 
+# Why such a detector is not exported.
+SEARCHES = "it scores each image by a search with gradients, not by one forward pass"
 BETAS = (0.5, 0.999)
 # Floating-point numbers in the copies of weights, gradients and moments of one batch. On CPUs small
 # batches are faster: their memory is used again and again instead of being asked for anew.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from adcgan import DETECTORS, load_named
-from adcgan.detectors.heatmaps import SMOOTHING, residual_map, smoothed
+from adcgan.detectors.anomaly_map import SMOOTHING, residual_map, smoothed
 
 SIDE = 4
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from adcgan.detectors import Detector
-from adcgan.scoring import OnnxScorer
+from adcgan.detectors import Model
+from adcgan.onnx.scorer import OnnxBackend
 
 # A value may differ by this share of itself, or of SMALL where it is smaller.
 TOLERANCE = 1e-4
@@ -16,14 +16,14 @@ SMALL = 1e-2
 _OF_EACH_KIND = 8
 
 
-def check_parity(detector: Detector, scorer: OnnxScorer) -> tuple[float, int]:
+def check_parity(model: Model, written: OnnxBackend) -> tuple[float, int]:
     """Compare everything that the two compute, on images of several kinds.
 
     Parameters
     ----------
-    detector : Detector
+    model : Model
         On the CPU.
-    scorer : OnnxScorer
+    written : OnnxBackend
         Its exported file.
 
     Returns
@@ -38,19 +38,20 @@ def check_parity(detector: Detector, scorer: OnnxScorer) -> tuple[float, int]:
     RuntimeError
         A value differs by more than the tolerance.
     """
-    images = _images(detector)
-    expected, found = detector._components_in(images), scorer._components_in(images)
-    for name, values in expected.items():
-        _refuse_difference(name, found[name], values)
-    _refuse_difference("anomaly map", scorer._maps_in(images), detector._maps_in(images))
-    made = detector._reconstructions_in(images)
-    _refuse_difference("reconstruction", scorer._reconstructions_in(images), made)
+    images = _images(model)
+    expected, found = model.scored(images), written.scored(images)
+    for name, values in expected.components.items():
+        _refuse_difference(name, found.components[name], values)
+    for what in ("anomaly_map", "reconstruction"):
+        picture = getattr(expected, what)
+        if picture is not None:
+            _refuse_difference(what.replace("_", " "), getattr(found, what), picture)
     # One image alone: a graph may have taken the number of images it was traced with for fixed.
-    score = np.concatenate([scorer._scores_in(images[:1]), scorer._scores_in(images[1:])])
-    expected_score = detector._combine(expected)
+    score = np.concatenate([written.scores(images[:1]), written.scores(images[1:])])
+    expected_score = model.combine(expected.components)
     # Components on one scale may cancel out: what counts is what the sum is made of.
-    weights = scorer.description_.score.weights
-    made_of = np.sum([np.abs(weights[name] * v) for name, v in expected.items()], axis=0)
+    weights = written.description.score.weights
+    made_of = np.sum([np.abs(weights[name] * v) for name, v in expected.components.items()], axis=0)
     _refuse_difference("score", score, expected_score, made_of)
     return float((np.abs(score - expected_score) / made_of.clip(SMALL)).max()), len(images)
 
@@ -71,19 +72,21 @@ def _refuse_difference(
     )
 
 
-def _images(detector: Detector) -> NDArray[np.uint8]:
-    """Return images (n, C, H, W): noise, blurs, extremes, and what the detector makes of them.
+def _images(model: Model) -> NDArray[np.uint8]:
+    """Return images (n, C, H, W): noise, blurs, extremes, and what the model makes of them.
 
     The last are the nearest to normal images that a loaded model can come up with.
     """
     rng = np.random.default_rng(0)
-    shape = detector.image_shape_
+    shape = model.shape
     noise = rng.integers(0, 256, (_OF_EACH_KIND, *shape), dtype=np.uint8)
     coarse = rng.integers(0, 256, (_OF_EACH_KIND, shape[0], 4, 4), dtype=np.uint8)
     blurs = np.stack([[_enlarged(plane, shape[1:]) for plane in image] for image in coarse])
     levels = np.stack([np.full(shape, level, np.uint8) for level in (0, 128, 255)])
     seen = np.concatenate([noise, blurs, levels])
-    made = detector._reconstructions_in(seen)
+    made = model.scored(seen).reconstruction
+    if made is None:
+        return seen
     return np.concatenate([seen, np.rint(made * 255).clip(0, 255).astype(np.uint8)])
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from adcgan import Detector, InputError, MissingExtraError, OnnxScorer, export_onnx, load
 from adcgan.detectors import RobustAutoencoder
-from adcgan.scoring.onnx_file import seal
-from adcgan.scoring.onnx_scorer import _thread_count
+from adcgan.onnx.metadata import seal
+from adcgan.onnx.scorer import _thread_count
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adcgan.networks import SelfSupervisedCritic
-from adcgan.networks.residual import WideBlock
-from adcgan.networks.transformations import (
+from adcgan.data.transformations import (
     TURNS,
     TURNS_AND_SHIFTS,
     WITH_MIRRORING,
@@ -13,6 +11,8 @@ from adcgan.networks.transformations import (
     Transformation,
     other_view,
 )
+from adcgan.networks import SelfSupervisedCritic
+from adcgan.networks.residual import WideBlock
 
 
 def picture() -> torch.Tensor:

@@ -4,23 +4,80 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.errors import InputError, MissingExtraError
-from adcgan.scoring.onnx_file import (
-    INPUT,
-    MAP,
-    RECONSTRUCTION,
-    SCORE,
-    Description,
-    check_seal,
-)
-from adcgan.scoring.scorer import Components, Scorer
+from adcgan.onnx.metadata import INPUT, MAP, RECONSTRUCTION, SCORE, Description, check_seal
+from adcgan.scoring import Components, Scored, Scorer
 
 _ERRORS_ONLY = 3
+
+
+class OnnxBackend:
+    """The graph in ONNX Runtime.
+
+    Parameters
+    ----------
+    path : Path
+        The .onnx file.
+    device : str
+        As for `OnnxScorer`.
+    threads : int or None
+        As for `OnnxScorer`.
+
+    Attributes
+    ----------
+    description : Description
+        What the file says of itself.
+    """
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        self._session, metadata = _open(path, device, _thread_count(threads))
+        self.description = Description.from_metadata(metadata, str(path))
+        self._pictures = [
+            output.name
+            for output in self._session.get_outputs()
+            if output.name in (MAP, RECONSTRUCTION)
+        ]
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images one pass takes at most: as many as fit in about 1 GiB."""
+        return int(np.clip(2**20 // self.description.image_shape[1] ** 2, 16, 256))
+
+    def scored(self, batch: NDArray[np.uint8]) -> Scored[NDArray[Any]]:
+        """Return components in float64 and pictures in float32 of images (B, C, H, W)."""
+        names = self.description.components
+        values = self._run([*names, *self._pictures], batch)
+        pictures = dict(zip(self._pictures, values[len(names) :], strict=True))
+        made = pictures.get(RECONSTRUCTION)
+        return Scored(
+            {k: v.astype(np.float64) for k, v in zip(names, values, strict=False)},
+            pictures.get(MAP),
+            None if made is None else made.transpose(0, 3, 1, 2),
+        )
+
+    def scores(self, batch: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the scores (B,) of images (B, C, H, W) that the graph itself computes."""
+        scores: NDArray[np.float64] = self._run([SCORE], batch)[0]
+        return scores
+
+    def combine(self, components: Components) -> NDArray[np.float64]:
+        """Return the scores (n,) made of `components`."""
+        return self.description.score(components)
+
+    def variants(self, components: Components) -> dict[str, NDArray[np.float64]]:
+        """Return the detector's other scores (n,) made of `components`, by name."""
+        return {name: weigh(components) for name, weigh in self.description.variants.items()}
+
+    def _run(self, outputs: list[str], batch: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Return `outputs` of the graph for images (B, C, H, W)."""
+        images = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
+        values: list[NDArray[Any]] = self._session.run(outputs, {INPUT: images})
+        return values
 
 
 class OnnxScorer(Scorer):
@@ -64,12 +121,14 @@ class OnnxScorer(Scorer):
     >>> scores = scorer.decision_function("photos/new")  # doctest: +SKIP
     """
 
+    is_export: ClassVar[bool] = True
+
     def __init__(
         self, path: str | Path, *, device: str = "auto", threads: int | None = None
     ) -> None:
-        self.path, self.device = Path(path), "cpu" if device == "auto" else device
-        self._session, metadata = _open(self.path, device, _thread_count(threads))
-        found = self.description_ = Description.from_metadata(metadata, str(path))
+        self.path, self.device = Path(path).expanduser(), "cpu" if device == "auto" else device
+        self._backend = OnnxBackend(self.path, device, threads)
+        found = self.description_ = self._backend.description
         self.resize = found.resize
         self.resized_ = found.resized
         self.image_shape_ = found.image_shape
@@ -78,45 +137,35 @@ class OnnxScorer(Scorer):
         self.n_calibration_ = len(self.calibration_scores_)
         self.threshold_, self.fpr_ = found.threshold, found.fpr
         self.fpr, self.contamination = (found.parameters[k] for k in ("fpr", "contamination"))
-        self.history_: list[dict[str, Any]] = []
+        self.history_ = []
 
-    def _called(self) -> str:
-        return f"{self.description_.detector} in {self.path.name}"
+    @property
+    def backend(self) -> OnnxBackend:
+        """The graph in ONNX Runtime."""
+        return self._backend
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
+    @property
+    def system(self) -> str:
+        """The class of the detector that was exported."""
+        return self.description_.detector
+
+    @property
+    def called(self) -> str:
+        """What errors call this scorer."""
+        return f"{self.system} in {self.path.name}"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's parameters of the detector that was exported; this device."""
+        del deep
         return {**self.description_.parameters, "device": self.device}
 
-    def score_variants(self, components: Components) -> Components:
-        """Return the detector's other scores (n,) made of `components`, by name."""
-        return {name: weigh(components) for name, weigh in self.description_.variants.items()}
+    def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
+        """Refuse: the generator's own way into images stays in the model folder."""
+        del n, seed
+        raise InputError(f"{self.called} does not generate images.")
 
-    def _components_in(self, batch: NDArray[np.uint8]) -> Components:
-        names = self.description_.components
-        values = self._run(names, batch)
-        return {k: v.astype(np.float64) for k, v in zip(names, values, strict=True)}
-
-    def _combine(self, components: Components) -> NDArray[np.float64]:
-        return self.description_.score(components)
-
-    def _reconstructions_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        made: NDArray[np.float32] = self._run([RECONSTRUCTION], batch)[0]
-        return made.transpose(0, 3, 1, 2)
-
-    def _maps_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        heat: NDArray[np.float32] = self._run([MAP], batch)[0]
-        return heat
-
-    def _scores_in(self, batch: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the scores (B,) of images (B, C, H, W) that the graph itself computes."""
-        scores: NDArray[np.float64] = self._run([SCORE], batch)[0]
-        return scores
-
-    def _run(self, outputs: list[str], batch: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Return `outputs` of the graph for images (B, C, H, W)."""
-        images = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
-        values: list[NDArray[Any]] = self._session.run(outputs, {INPUT: images})
-        return values
+    def _check_fitted(self) -> None:
+        """Do nothing: what was exported has learned."""
 
 
 def _open(path: Path, device: str, threads: int) -> tuple[Any, dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.errors import InputError
+from adcgan.scoring import Components
 
 FORMAT = 1
 INPUT = "images"
 SCORE, MAP, RECONSTRUCTION = "score", "anomaly_map", "reconstruction"
 
+_PROBES = 16
 _PREFIX = "adcgan."
 _FORMAT_KEY = f"{_PREFIX}format"
 _SEAL_KEY = f"{_PREFIX}sha256"
@@ -44,11 +46,44 @@ class Weighing:
     weights: dict[str, float]
     bias: float
 
-    def __call__(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def __call__(self, components: Components) -> NDArray[np.float64]:
         """Return the scores (n,) of components (n,) each."""
         parts = [weight * components[name] for name, weight in self.weights.items()]
         scores: NDArray[np.float64] = np.sum(parts, axis=0) + self.bias
         return scores
+
+    @classmethod
+    def of(
+        cls, combine: Callable[[Components], NDArray[np.float64]], components: list[str]
+    ) -> Weighing:
+        """Read off how `combine` weighs `components` by asking it, and verify that it is a sum.
+
+        Parameters
+        ----------
+        combine : callable
+            Makes scores (n,) of components (n,) each.
+        components : list of str
+            Their names.
+
+        Raises
+        ------
+        InputError
+            It is no weighted sum.
+        """
+        n = len(components)
+        # The first row is all zeros, row k + 1 has a one in component k, the others are random.
+        random = np.random.default_rng(0).uniform(0, 100, (_PROBES, n))
+        rows = np.concatenate([np.zeros((1, n)), np.eye(n), random])
+        probes = dict(zip(components, rows.T, strict=True))
+        scores = combine(probes)
+        slopes = scores[1 : n + 1] - scores[0]
+        found = cls(dict(zip(components, slopes.tolist(), strict=True)), float(scores[0]))
+        if not np.allclose(found(probes), scores, rtol=1e-9, atol=1e-9 * np.abs(scores).max()):
+            raise InputError(
+                "A detector can be exported if its score is a weighted sum of its components "
+                f"({', '.join(components)}). This one's is not."
+            )
+        return found
 
 
 @dataclass(frozen=True)

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize
 
-from adcgan.detectors import (
-    ADGAN,
-    AnoGAN,
-    Detector,
-    PixelIsolationForest,
-    PixelKNN,
-    PixelPCA,
-    PretrainedKNN,
-)
+from adcgan import __version__
+from adcgan.detectors import Detector, Model
 from adcgan.errors import InputError, MissingExtraError
-from adcgan.export.description import describe
-from adcgan.export.graph import to_onnx
-from adcgan.export.parity import check_parity
 from adcgan.files import replacing
 from adcgan.networks import layers
-from adcgan.scoring import OnnxScorer
-from adcgan.scoring.onnx_file import seal
+from adcgan.onnx.graph import to_onnx
+from adcgan.onnx.metadata import (
+    INPUT,
+    MAP,
+    RECONSTRUCTION,
+    SCORE,
+    Description,
+    Weighing,
+    seal,
+)
+from adcgan.onnx.parity import check_parity
+from adcgan.onnx.scorer import OnnxBackend
+from adcgan.scoring import Components
 
 # Weights beyond this leave no room for the graph in a Protocol Buffers file, 2 GiB at most.
 _MOST_WEIGHT_BYTES = 2_000_000_000
-_SEARCH = "it scores each image by a search with gradients, not by one forward pass"
-_NEIGHBOURS = "it compares each image with every training image"
-_REASONS: dict[type[Detector], str] = {
-    ADGAN: _SEARCH,
-    AnoGAN: _SEARCH,
-    PixelPCA: "its arithmetic is NumPy's, not a network's",
-    PixelKNN: _NEIGHBOURS,
-    PretrainedKNN: _NEIGHBOURS,
-    PixelIsolationForest: "its trees are scikit-learn's, not a network",
-}
 # Ours compute the same, faster in torch.
 _TORCH_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     layers.Conv2d: nn.Conv2d,
@@ -100,21 +93,51 @@ def export_onnx(detector: Detector, path: str | Path) -> Export:
     RuntimeError
         The file does not agree with the detector. None is left.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     _check(detector, path)
-    reference, traced = _on_cpu(detector), _plain(_on_cpu(detector))
-    # Described first, as that scores an image: what is computed for the first alone is a constant
-    # of the graph then.
-    description = describe(traced)
-    content = seal(to_onnx(traced, description))
+    description = describe(detector)
+    content = seal(to_onnx(_plain(detector.model_on("cpu")), description))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-            parity, n_checked = check_parity(reference, OnnxScorer(temporary, device="cpu"))
+            written = OnnxBackend(temporary, "cpu", None)
+            parity, n_checked = check_parity(detector.model_on("cpu"), written)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
     return Export(path, len(content), parity, n_checked)
+
+
+def describe(detector: Detector) -> Description:
+    """Return the metadata of a fitted detector's file.
+
+    Raises
+    ------
+    InputError
+        Its score is no weighted sum of its components.
+    """
+    components = detector.component_names()
+    assert not {INPUT, SCORE, MAP, RECONSTRUCTION} & set(components)
+    variants = detector.score_variants({name: np.ones(1) for name in components})
+
+    def variant(name: str) -> Callable[[Components], NDArray[np.float64]]:
+        return lambda parts: detector.score_variants(parts)[name]
+
+    return Description(
+        version=__version__,
+        detector=detector.system,
+        parameters=detector.get_params(),
+        image_shape=detector.image_shape_,
+        resize=detector.resize,
+        resized=detector.resized_,
+        n_train=detector.n_train_,
+        threshold=float(detector.threshold_),
+        fpr=None if detector.fpr_ is None else float(detector.fpr_),
+        calibration_scores=detector.calibration_scores_.tolist(),
+        components=components,
+        score=Weighing.of(detector.backend.combine, components),
+        variants={name: Weighing.of(variant(name), components) for name in variants},
+    )
 
 
 def _check(detector: Detector, path: Path) -> None:
@@ -123,16 +146,14 @@ def _check(detector: Detector, path: Path) -> None:
         raise InputError(
             f"The 'detector' parameter must be a detector. Got {type(detector).__name__} instead."
         )
-    detector._check_fitted()
-    for kind, reason in _REASONS.items():
-        if isinstance(detector, kind):
-            raise InputError(f"{kind.__name__} cannot be exported: {reason}.")
+    n_bytes = sum(value.nbytes for value in detector.backend.state_dict().values())
+    if detector.not_exported:
+        raise InputError(f"{detector.system} cannot be exported: {detector.not_exported}.")
     if path.is_dir():
         raise InputError(f"The 'path' parameter must be a file. {str(path)!r} is a folder.")
     missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"Export needs {', '.join(missing)}: pip install 'adcgan[export]'")
-    n_bytes = sum(value.nbytes for value in detector._state().values())
     if n_bytes > _MOST_WEIGHT_BYTES:
         raise InputError(
             "One .onnx file holds less than 2 GiB. This detector's weights take "
@@ -140,25 +161,16 @@ def _check(detector: Detector, path: Path) -> None:
         )
 
 
-def _on_cpu(detector: Detector) -> Detector:
-    """Return the detector on the CPU, with networks of its own."""
-    twin = copy.copy(detector)
-    twin.device = "cpu"
-    twin._build_seeded(detector.image_shape_)
-    twin._set_state({name: value.detach().cpu() for name, value in detector._state().items()})
-    return twin
-
-
-def _plain(detector: Detector) -> Detector:
-    """Turn a detector's layers into torch's own, which are ONNX's too, and return it.
+def _plain(model: Model) -> Model:
+    """Turn a model's layers into torch's own, which are ONNX's too, and return it.
 
     Weights that are normalised anew for each batch become what they are. Neither works on networks
     copied by ``deepcopy``: their parametrized layers share classes with the original's.
     """
-    for module in detector.networks_.modules():
+    for module in model.modules():
         if parametrize.is_parametrized(module):
             assert isinstance(module.parametrizations, nn.ModuleDict)
             for name in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, name)
         module.__class__ = _TORCH_LAYERS.get(type(module), type(module))
-    return detector
+    return model

@@ -1,4 +1,4 @@
-"""How long the baselines train."""
+"""How long a system trains."""
 
 from __future__ import annotations
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 import adcgan
 from adcgan import DETECTORS, Detector, InputError, MissingExtraError, OnnxScorer, load, load_named
-from adcgan.export import Export, export_onnx
-from adcgan.export import file as export_file
-from adcgan.export.description import weighing
-from adcgan.export.graph import _merge_equal_nodes
+from adcgan.onnx import export as export_file
+from adcgan.onnx.export import Export, export_onnx
+from adcgan.onnx.metadata import Weighing
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -32,16 +31,8 @@ QUICK: dict[str, Any] = {
     "fpr": 0.2,
     "device": "cpu",
 }
-REFUSED = {
-    "adgan": "a search with gradients",
-    "anogan": "a search with gradients",
-    "pixel-pca": "NumPy",
-    "pixel-knn": "every training image",
-    "pixel-iforest": "trees",
-}
-# Its own test is in tests/detectors/test_pretrained.py, beside the check for its packages.
-NEEDS_EXTRA = {"pretrained-knn"}
-EXPORTED = sorted(set(DETECTORS) - set(REFUSED) - NEEDS_EXTRA)
+REFUSED = sorted(name for name, kind in DETECTORS.items() if kind.not_exported and not kind.extra)
+EXPORTED = sorted(name for name, kind in DETECTORS.items() if not kind.not_exported)
 # Settings that change the graph or what the score is made of, by a name for the test.
 VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in EXPORTED},
@@ -192,38 +183,6 @@ def test_networks_are_computed_once_for_score_map_and_reconstruction(exported: E
         assert [node.op_type for node in nodes].count("Tanh") == 1, name
 
 
-def test_equal_nodes_are_merged_for_graphs_inside_nodes_too() -> None:
-    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    kind = onnx.TensorProto.FLOAT
-
-    def branch(name: str, operator: str) -> onnx.GraphProto:
-        inner = make(operator, ["second", "third"], [f"{name}_out"])
-        return onnx.helper.make_graph([inner], name, [], [value(f"{name}_out", kind, [2])])
-
-    nodes = [
-        make("Abs", ["x"], ["first"]),
-        make("Identity", ["x"], ["same"]),
-        make("Abs", ["same"], ["second"]),
-        make("Abs", ["second"], ["third"]),
-        make("ReduceSum", ["first"], ["sum"], keepdims=0),
-        make("Cast", ["sum"], ["any"], to=onnx.TensorProto.BOOL),
-        make("If", ["any"], ["y"], then_branch=branch("a", "Add"), else_branch=branch("b", "Sub")),
-        make("Abs", ["x"], ["z"]),
-    ]
-    outputs = [value("y", kind, [2]), value("z", kind, [2])]
-    graph = onnx.helper.make_graph(nodes, "g", [value("x", kind, [2])], outputs)
-    opset = onnx.helper.make_opsetid("", 18)
-    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
-    _merge_equal_nodes(model.graph)
-    # What an output is called after stays, though it was there before.
-    kept = ["Abs", "Abs", "ReduceSum", "Cast", "If", "Abs"]
-    assert [node.op_type for node in model.graph.node] == kept
-    onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    y, z = session.run(None, {"x": np.float32([-1, 2])})
-    assert (y.tolist(), z.tolist()) == ([2, 4], [1, 2])
-
-
 def test_the_detector_is_left_as_it_was(exported: Exported) -> None:
     detector, _ = exported("alad")
     images = images_for("alad")[1][:20]
@@ -250,8 +209,8 @@ def test_images_of_another_size_are_refused_as_the_detector_refuses_them(
 def test_a_weighing_equals_the_function_it_was_read_off(normalise: str) -> None:
     detector = quick("adcgan", normalise=normalise, rho=0.25).fit(digits(True)[:60])
     components = detector.score_components(digits(False)[:20])
-    found = weighing(detector._combine, list(components))
-    np.testing.assert_allclose(found(components), detector._combine(components), rtol=1e-10)
+    found = Weighing.of(detector.backend.combine, list(components))
+    np.testing.assert_allclose(found(components), detector.backend.combine(components), rtol=1e-10)
     if normalise == "none":
         assert found.weights == pytest.approx(
             {"discrimination": 0.1, "residual": 0.9, "encoded": 0.25, "latent": 0.75}
@@ -261,7 +220,7 @@ def test_a_weighing_equals_the_function_it_was_read_off(normalise: str) -> None:
 
 def test_a_score_that_is_no_weighted_sum_is_refused() -> None:
     with pytest.raises(InputError, match=r"weighted sum of its components \(a, b\)"):
-        weighing(lambda parts: parts["a"] * parts["b"] + parts["a"], ["a", "b"])
+        Weighing.of(lambda parts: parts["a"] * parts["b"] + parts["a"], ["a", "b"])
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -272,8 +231,9 @@ def test_systems_without_one_forward_pass_say_why(name: str, tmp_path: Path) -> 
     few = {"steps_per_epoch": 2, "search_steps": 1, "restarts": 1}
     known = inspect.signature(DETECTORS[name]).parameters
     detector = quick(name, **{k: v for k, v in few.items() if k in known}).fit(digits(True)[:60])
-    with pytest.raises(InputError, match=f"{type(detector).__name__} cannot be .*{REFUSED[name]}"):
+    with pytest.raises(InputError) as refused:
         export_onnx(detector, tmp_path / "m.onnx")
+    assert str(refused.value) == f"{detector.system} cannot be exported: {detector.not_exported}."
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,166 @@
+"""Settings of detectors: each declared once, with its default, its rule and its line of help.
+
+    class Mine(Detector):
+        width: float = setting(1.0, real(0, 4, above=True), "Scale of every hidden width.")
+
+makes a keyword of the constructor, which only stores it, a check by `Settings.check_parameters`,
+and an entry under "Parameters" in the class's documentation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from typing_extensions import dataclass_transform
+
+from adcgan.errors import InputError
+from adcgan.training.device import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting may be: a predicate and the same in words."""
+
+    allows: Callable[[Any], bool]
+    words: str
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Say whether `value` is a number of this `kind`; True and False are not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def whole(least: int, most: int | None = None) -> Rule:
+    """Allow whole numbers from `least` to `most`."""
+    upper = math.inf if most is None else most
+    words = f"a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
+    return Rule(lambda v: _is(v, Integral) and least <= v <= upper, words)
+
+
+def real(least: float, most: float = math.inf, *, above: bool = False, below: bool = False) -> Rule:
+    """Allow numbers from `least` to `most`; `above`, `below` leave the ends out."""
+
+    def allows(value: Any) -> bool:
+        if not _is(value, Real) or not math.isfinite(value):
+            return False
+        return bool(
+            (least < value if above else least <= value)
+            and (value < most if below else value <= most)
+        )
+
+    words = f"a number {'above' if above else 'of at least'} {least:g}"
+    if math.isfinite(most):
+        words += f" and {'below' if below else 'at most'} {most:g}"
+    return Rule(allows, words)
+
+
+def one_of(*values: Any) -> Rule:
+    """Allow these values alone."""
+    return Rule(lambda v: v in values, "one of " + ", ".join(repr(v) for v in values))
+
+
+def maybe(rule: Rule) -> Rule:
+    """Allow None as well."""
+    return Rule(lambda v: v is None or rule.allows(v), f"None or {rule.words}")
+
+
+text = Rule(lambda v: isinstance(v, str), "text")
+
+
+def check(owner: str, parameters: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Raise InputError for the first of `parameters` that breaks its rule."""
+    for name, value in parameters.items():
+        if not rules[name].allows(value):
+            raise InputError(
+                f"The {name!r} parameter of {owner} must be {rules[name].words}. "
+                f"Got {value!r} instead."
+            )
+
+
+def setting(default: Any, rule: Rule, doc: str) -> Any:
+    """Declare a setting in the body of a class that derives from `Settings`."""
+    return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
+
+
+# -- settings that many systems of networks share, with defaults of their own ----------------------
+
+
+def latent_dim_setting(default: int) -> Any:
+    """Declare the size of the latent."""
+    return setting(default, whole(1), "Size z of the latent.")
+
+
+def width_setting(default: float = 1.0) -> Any:
+    """Declare the scale of the networks."""
+    doc = "Scale of every hidden width; 1 is the published network."
+    return setting(default, real(0, 4, above=True), doc)
+
+
+def batch_size_setting(default: int) -> Any:
+    """Declare the images of a step."""
+    return setting(default, whole(2), "Images a step.")
+
+
+def epochs_setting(default: int) -> Any:
+    """Declare the length of training."""
+    return setting(default, whole(1), "Passes over the images.")
+
+
+def min_steps_setting(default: int = 2500) -> Any:
+    """Declare the least length of training."""
+    return setting(default, whole(0), "Least number of steps, however few the images.")
+
+
+def learning_rate_setting(default: float, of: str = "all networks") -> Any:
+    """Declare a learning rate."""
+    return setting(default, real(0, above=True), f"Adam's learning rate for {of}.")
+
+
+def precision_setting() -> Any:
+    """Declare the precision of training."""
+    doc = 'Of training: "auto", "float32" or "bf16"; scores are float32 always.'
+    return setting("auto", one_of(*PRECISIONS), doc)
+
+
+# Type checkers and editors read the class body as a dataclass's, so that they know the signature.
+@dataclass_transform(kw_only_default=True, eq_default=False)
+class Settings:
+    """Gives classes that derive from it the settings in their body, and those of their bases."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(kw_only=True, eq=False, repr=False)(cls)
+        cls.__doc__ = _with_parameters(cls)
+
+    @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        """Return what each setting may be, by its name."""
+        return {field.name: field.metadata["rule"] for field in _declared(cls)}
+
+    def check_parameters(self) -> None:
+        """Raise `InputError` for the first setting that is not as documented."""
+        rules = self.rules()
+        check(type(self).__name__, {name: getattr(self, name) for name in rules}, rules)
+
+
+def _declared(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
+
+
+def _with_parameters(cls: type) -> str:
+    """Return the documentation of a class with its settings after the first paragraph."""
+    entries = [
+        f"{field.name} : {field.type}, default={field.default!r}\n"
+        + textwrap.indent(textwrap.fill(field.metadata["doc"], 92), "    ")
+        for field in _declared(cls)
+    ]
+    head, _, rest = (cls.__doc__ or "").partition("\n\n")
+    section = "Parameters\n----------\n" + "\n".join(entries)
+    parts = [head, textwrap.indent(section, "    "), rest.rstrip() or None]
+    return "\n\n".join(part for part in parts if part) + "\n"
