@@ -82,6 +82,7 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Scorer:
     """
     from adcgan.errors import InputError, MissingExtraError
 
+    path = os.path.expanduser(path)
     if os.path.isfile(path):
         from adcgan.onnx import OnnxScorer
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adcgan.benchmark import anomaly_labels, evaluate, summary
+from adcgan.benchmark import evaluate, summary
 from adcgan.data.imageset import ImageSet, Skipped
 from adcgan.errors import InputError
 from adcgan.scoring import Assessment, Verdict
@@ -101,37 +101,3 @@ def test_the_record_says_how_to_repeat_it_and_is_json():
 def test_labels_must_be_there_and_of_both_classes(labels):
     with pytest.raises(InputError, match="'images' parameter of evaluate"):
         evaluate(detector(), image_set(labels))
-
-
-CLASSES = ["cat", "dog", "frog"]
-
-
-@pytest.mark.parametrize("wanted", ["dog", 1, "1"])
-def test_one_normal_class_makes_the_others_anomalous(wanted):
-    assert anomaly_labels([0, 1, 2, 1], CLASSES, normal=wanted).tolist() == [1, 0, 1, 0]
-
-
-@pytest.mark.parametrize("wanted", ["dog", 1, "1"])
-def test_one_anomalous_class_makes_the_others_normal(wanted):
-    assert anomaly_labels([0, 1, 2, 1], CLASSES, anomalous=wanted).tolist() == [0, 1, 0, 1]
-
-
-def test_a_class_is_looked_for_by_name_before_number():
-    assert anomaly_labels([0, 1], ["1", "0"], normal="0").tolist() == [1, 0]
-
-
-def test_without_names_the_numbers_in_the_labels_are_the_classes():
-    assert anomaly_labels([3, 7], normal=7).tolist() == [1, 0]
-    with pytest.raises(InputError, match=r"one of 3, 7\. Got '5'"):
-        anomaly_labels([3, 7], normal="5")
-
-
-def test_an_unknown_class_is_refused_with_those_there_are():
-    with pytest.raises(InputError, match=r"one of 0 \(cat\), 1 \(dog\), 2 \(frog\)"):
-        anomaly_labels([0, 1], CLASSES, normal="bird")
-
-
-@pytest.mark.parametrize("classes", [{}, {"normal": 0, "anomalous": 1}])
-def test_exactly_one_of_the_two_ways_is_taken(classes):
-    with pytest.raises(InputError, match="Exactly one"):
-        anomaly_labels([0, 1], CLASSES, **classes)

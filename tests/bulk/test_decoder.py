@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from adcgan.bulk.decoder import Decoder
-from adcgan.data.decode import Target, decode_file
+from adcgan.data.image_file import Target, decode_file
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_an_image_that_takes_too_long_is_given_up():
 def test_the_process_ends_with_the_one_that_started_it():
     code = (
         "import os\nfrom adcgan.bulk.decoder import Decoder\n"
-        "from adcgan.data.decode import Target\n"
+        "from adcgan.data.image_file import Target\n"
         "decoder = Decoder(Target(16, 'squash', 1))\ndecoder.decode(b'', is_path=False)\n"
         "print(decoder._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adcgan import load
-from adcgan.data.decode import Target
+from adcgan.data.image_file import Target
 from adcgan.detectors import ADCGAN
 from adcgan.errors import InputError
 

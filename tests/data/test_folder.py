@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from adcgan.data import load_images
-from adcgan.data.decode import Target
-from adcgan.data.decoding import decode_all
+from adcgan.data.image_file import Target
+from adcgan.data.parallel import decode_all
 from adcgan.errors import InputError
 from adcgan.progress import silent
 
@@ -272,7 +272,7 @@ def test_many_pixels_go_to_a_file_that_leaves_nothing_behind(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    monkeypatch.setattr("adcgan.data.decoding._IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("adcgan.data.parallel._IN_MEMORY_BYTES", 0)
     for i in range(40):
         save(tmp_path / "in" / f"{i:02}.png", i if i < 39 else (39, 39, 39))
     found = load_images(tmp_path / "in", image_size=16)
@@ -285,7 +285,7 @@ def test_full_disk_is_reported_with_the_folder(monkeypatch: pytest.MonkeyPatch) 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("adcgan.data.decoding._PixelWriter.append", full)
+    monkeypatch.setattr("adcgan.data.parallel._PixelWriter.append", full)
     with pytest.raises(InputError, match=r"No space is left in .*TMPDIR"):
         decode_all(["0"], lambda _: np.zeros((1, 16, 16), np.uint8), Target(16), progress=silent)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adcgan.data.decode import MAX_SIZE, MIN_SIZE
+from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
 from adcgan.networks import (
     Critic,
     Encoder,

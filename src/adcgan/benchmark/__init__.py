@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adcgan.benchmark.evaluation import Evaluation, anomaly_labels, evaluate
+from adcgan.benchmark.evaluation import Evaluation, evaluate
 from adcgan.benchmark.metrics import (
     auroc,
     auroc_interval,
@@ -15,7 +15,6 @@ from adcgan.benchmark.metrics import (
 
 __all__ = [
     "Evaluation",
-    "anomaly_labels",
     "auroc",
     "auroc_interval",
     "average_precision",

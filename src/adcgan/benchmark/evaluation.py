@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from adcgan.benchmark.metrics import auroc, summary
 from adcgan.errors import InputError
@@ -92,68 +91,6 @@ def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
         **_record(detector),
     }
     return Evaluation(assessment, labels, metrics)
-
-
-def anomaly_labels(
-    labels: ArrayLike,
-    class_names: Sequence[str] | None = None,
-    *,
-    normal: int | str | None = None,
-    anomalous: int | str | None = None,
-) -> NDArray[np.int64]:
-    """Turn class labels into 0 (normal) and 1 (anomalous) by naming one class.
-
-    Parameters
-    ----------
-    labels : array-like of shape (n,), int
-        Class numbers.
-    class_names : sequence of str, optional
-        Name of each class number.
-    normal : int or str, optional
-        The one normal class, by name or number; every other class is anomalous (one-vs-all).
-    anomalous : int or str, optional
-        The one anomalous class; every other class is normal (all-vs-one).
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-        0 normal, 1 anomalous.
-
-    Raises
-    ------
-    InputError
-        If not exactly one of `normal` and `anomalous` is given, or there is no such class.
-    """
-    if (normal is None) == (anomalous is None):
-        raise InputError(
-            "Exactly one of 'normal' and 'anomalous' must be given. "
-            f"Got {'neither' if normal is None else 'both'}."
-        )
-    labels = np.asarray(labels)
-    if normal is not None:
-        marked = labels != _class_number("normal", normal, labels, class_names)
-    else:
-        assert anomalous is not None
-        marked = labels == _class_number("anomalous", anomalous, labels, class_names)
-    return np.asarray(marked, dtype=np.int64)
-
-
-def _class_number(
-    parameter: str,
-    wanted: int | str,
-    labels: NDArray[Any],
-    class_names: Sequence[str] | None,
-) -> int:
-    """Return the number of the class `wanted`, a name first and a number otherwise."""
-    names = list(class_names or [])
-    if wanted in names:
-        return names.index(str(wanted))
-    numbers = list(range(len(names))) or np.unique(labels).tolist()
-    if str(wanted).isdecimal() and int(wanted) in numbers:
-        return int(wanted)
-    shown = [f"{i} ({name})" if name != str(i) else name for i, name in enumerate(names)]
-    allowed = ", ".join(shown or [str(number) for number in numbers])
-    raise InputError(f"The '{parameter}' class must be one of {allowed}. Got {wanted!r} instead.")
 
 
 def _aurocs(

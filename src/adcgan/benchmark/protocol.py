@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from adcgan.benchmark.evaluation import anomaly_labels
+from adcgan.data import anomaly_labels
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from adcgan.data.decode import Target, decode_file, quiet_pillow, reason
+from adcgan.data.image_file import Target, decode_file, quiet_pillow, reason
 
 # How long one image may take.
 SECONDS = 60.0

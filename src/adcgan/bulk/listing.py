@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adcgan.data.arrays import is_array
-from adcgan.data.decode import reason
-from adcgan.data.folder import FoundFile, list_files
+from adcgan.data.folder import FoundFile, is_left_out, list_files
+from adcgan.data.image_file import reason
 from adcgan.errors import InputError, MissingExtraError
 
 try:
@@ -217,8 +217,8 @@ def _remote_files(filesystem: fs.FileSystem, path: str, source: str) -> list[tup
     found = []
     for info in infos:
         name = info.path[start if start is not None else len(base) :].lstrip("/")
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if info.type == fs.FileType.File and not hidden:
+        left_out = any(is_left_out(part) for part in name.split("/"))
+        if info.type == fs.FileType.File and not left_out:
             size = _UNKNOWN if info.size is None else info.size
             found.append((FoundFile(name, info.path), size))
     return sorted(found, key=lambda item: item[0].name)

@@ -19,7 +19,7 @@ from adcgan.bulk.model import Model
 from adcgan.bulk.output import Output
 from adcgan.bulk.reading import Found, images_at
 from adcgan.data import ImageSet
-from adcgan.data.decode import Target
+from adcgan.data.image_file import Target
 from adcgan.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from adcgan.cli import (
     benchmark,
     data,
     demo,
+    detectors,
     evaluate,
     export,
     fit,
-    information,
+    report,
     score,
     serve,
     tables,
@@ -123,14 +124,14 @@ app.command(
 app.command(epilog="Example: adcgan audit models/four mnist --normal 4 --out audits/four")(
     audit.audit
 )
-app.command(epilog="Example: adcgan report models/m1")(information.report)
+app.command(epilog="Example: adcgan report models/m1")(report.report)
 app.command(epilog="Example: adcgan export models/m1 --out m1.onnx")(export.export)
 app.command(
     epilog="Examples: adcgan serve models/m1.onnx\n\n"
     "ADCGAN_API_KEY=… adcgan serve models/m1 --host 0.0.0.0 --port 80"
 )(serve.serve)
 app.add_typer(data.app, name="data")
-app.command(epilog="Example: adcgan detectors")(information.detectors)
+app.command(epilog="Example: adcgan detectors")(detectors.detectors)
 
 
 def main() -> None:

@@ -106,8 +106,7 @@ def _singled_out(dataset: str, normal: str | None, anomalous: str | None) -> tup
     """Return the scheme and the number of the class that the options name."""
     import numpy as np
 
-    from adcgan.benchmark import anomaly_labels
-    from adcgan.data import DATASETS
+    from adcgan.data import DATASETS, anomaly_labels
 
     names = DATASETS[dataset].class_names
     marked = anomaly_labels(np.arange(len(names)), names, normal=normal, anomalous=anomalous)

@@ -9,7 +9,7 @@ import typer
 
 from adcgan.cli import options
 from adcgan.cli.evaluate import evaluate_into, show
-from adcgan.cli.inputs import check_output_folder, labelled_images, training_images
+from adcgan.cli.inputs import check_output_folder, images_to_judge, training_images
 from adcgan.cli.terminal import print_json, say
 from adcgan.cli.training import train
 
@@ -38,7 +38,7 @@ def demo(
     )
     train(ADCGAN(**SETTINGS), images, model, name="adcgan", resume=resume)
     detector = load(model)
-    tested = labelled_images(detector, DATA, normal=NORMAL, anomalous=None, strict=True)
+    tested = images_to_judge(detector, DATA, normal=NORMAL, anomalous=None, strict=True)
     evaluation = evaluate_into(out, detector, tested, model)
     if json:
         print_json(evaluation.metrics)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adcgan.cli import options
-from adcgan.cli.inputs import check_output_folder, labelled_images, make_folder
+from adcgan.cli.inputs import check_output_folder, images_to_judge, make_folder
 from adcgan.cli.terminal import finite, print_json, print_table, say
 from adcgan.files import write_json, write_text
 
@@ -44,7 +44,7 @@ def evaluate(
 
     check_output_folder(out, resume=True)
     detector = load(model, device=device)
-    images = labelled_images(detector, data, normal=normal, anomalous=anomalous, strict=strict)
+    images = images_to_judge(detector, data, normal=normal, anomalous=anomalous, strict=strict)
     make_folder(out)
     evaluation = evaluate_into(out, detector, images, model)
     if json:

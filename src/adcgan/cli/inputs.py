@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from adcgan.data import ImageSet
     from adcgan.scoring import Scorer
-
-NORMAL_FOLDER, ANOMALOUS_FOLDER = "normal", "anomalous"
 
 
 def training_images(
@@ -29,10 +23,7 @@ def training_images(
     strict: bool,
 ) -> ImageSet:
     """Return the images to learn from; what could not be read stays listed in `skipped`."""
-    import numpy as np
-
-    from adcgan.benchmark import anomaly_labels
-    from adcgan.data import DATASETS, load_named
+    from adcgan.data import DATASETS, load_named, normal_images
 
     if data in DATASETS:
         if normal is None and anomalous is None:
@@ -46,18 +37,7 @@ def training_images(
         images = load_path(data, image_size=image_size, resize=resize, strict=strict)
     if normal is None and anomalous is None:
         return images
-    if images.labels is None:
-        raise _no_labels(data)
-    labels = anomaly_labels(images.labels, images.class_names, normal=normal, anomalous=anomalous)
-    chosen = images.select(np.flatnonzero(labels == 0))
-    positions = np.arange(len(chosen) + len(images.skipped))[: len(chosen)]
-    which = f"only {normal}" if normal is not None else f"without {anomalous}"
-    return replace(
-        chosen,
-        positions=positions,
-        skipped=[replace(item, position=len(chosen) + i) for i, item in enumerate(images.skipped)],
-        source=f"{images.source}, {which}",
-    )
+    return normal_images(images, normal=normal, anomalous=anomalous)
 
 
 def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:
@@ -74,46 +54,14 @@ def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:
     )
 
 
-def labelled_images(
+def images_to_judge(
     detector: Scorer, data: str, *, normal: str | None, anomalous: str | None, strict: bool
 ) -> ImageSet:
     """Return images with labels 0 (normal) and 1 (anomalous)."""
-    import numpy as np
-
-    from adcgan.benchmark import anomaly_labels
+    from adcgan.data import labelled_images
 
     images = images_to_score(detector, data, strict=strict)
-    chosen = normal is not None or anomalous is not None
-    if images.labels is None:
-        if chosen:
-            raise _no_labels(data)
-        return replace(images, labels=_labels_of_folders(images, data))
-    if not chosen and images.class_names is None and set(np.unique(images.labels)) <= {0, 1}:
-        return images
-    labels = anomaly_labels(images.labels, images.class_names, normal=normal, anomalous=anomalous)
-    which = f"{normal} normal" if normal is not None else f"{anomalous} anomalous"
-    return replace(
-        images,
-        labels=labels,
-        class_names=["normal", "anomalous"],
-        source=f"{images.source}, {which}",
-    )
-
-
-def _labels_of_folders(images: ImageSet, data: str) -> NDArray[np.int64]:
-    """Return labels by the first folder in each image's name."""
-    import numpy as np
-
-    folders = [name.split("/")[0] if "/" in name else "" for name in images.names]
-    found = set(folders)
-    if found != {NORMAL_FOLDER, ANOMALOUS_FOLDER}:
-        where = ", ".join(repr(folder + "/") if folder else "no folder" for folder in sorted(found))
-        raise InputError(
-            f"DATA must be a folder with images in {NORMAL_FOLDER}/ and {ANOMALOUS_FOLDER}/ and "
-            f"nowhere else, a named set, or an .npz file with labels. {data!r} has images in "
-            f"{where} instead."
-        )
-    return np.array([folder == ANOMALOUS_FOLDER for folder in folders], dtype=np.int64)
+    return labelled_images(images, normal=normal, anomalous=anomalous)
 
 
 def load_path(data: str, **options: Any) -> ImageSet:
@@ -136,14 +84,6 @@ def refuse_skipped(images: ImageSet, strict: bool) -> None:
             f"{len(images.skipped)} images of {images.source} cannot be read; the first is "
             f"{first.name!r}: {first.error}."
         )
-
-
-def _no_labels(data: str) -> InputError:
-    """Return the error for a class asked for where there are none."""
-    return InputError(
-        "--normal and --anomalous need labelled data: a named set, or an .npz file with an array "
-        f"'labels'. {data!r} has no labels."
-    )
 
 
 def check_output_folder(folder: Path, *, resume: bool) -> None:

@@ -5,6 +5,7 @@ Batches on the device are made by `adcgan.data.prepare`, which alone needs torch
 
 from __future__ import annotations
 
+from adcgan.data.classes import anomaly_labels, labelled_images, normal_images
 from adcgan.data.imageset import ImageSet, Skipped
 from adcgan.data.load import ImageSource, load_images
 from adcgan.data.named import DATASETS, NamedDataset, load_named
@@ -15,6 +16,9 @@ __all__ = [
     "ImageSource",
     "NamedDataset",
     "Skipped",
+    "anomaly_labels",
+    "labelled_images",
     "load_images",
     "load_named",
+    "normal_images",
 ]

@@ -1,4 +1,4 @@
-"""Images that come as arrays: in memory, .npy and .npz files, and lists of PIL images."""
+"""Images that come as arrays: in memory, in .npy and .npz files, and in lists."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adcgan.data.cache import Decoded
-from adcgan.data.decode import MAX_SIZE, MIN_SIZE, Target, reason, to_pixels, upright
-from adcgan.data.decoding import decode_all
+from adcgan.data.image_file import (
+    MAX_SIZE,
+    MIN_SIZE,
+    Target,
+    decode_file,
+    reason,
+    to_pixels,
+    upright,
+)
+from adcgan.data.parallel import decode_all
 from adcgan.errors import InputError
 from adcgan.progress import Progress
 
@@ -69,7 +77,8 @@ def to_nchw(data: Any, source: str) -> NDArray[np.uint8]:
 def is_array(data: Any) -> bool:
     """Say whether `data` is an array, or the path of an .npy or .npz file."""
     if isinstance(data, (str, os.PathLike)):
-        return Path(data).suffix.lower() in ARRAY_SUFFIXES and Path(data).is_file()
+        path = Path(data).expanduser()
+        return path.suffix.lower() in ARRAY_SUFFIXES and path.is_file()
     return hasattr(data, "__array__") and not isinstance(data, Image.Image)
 
 
@@ -114,15 +123,16 @@ def fit_array(
     return decoded.images
 
 
-def decode_pil(
-    images: Sequence[Any], names: list[str], target: Target, progress: Progress | None
+def decode_list(
+    items: Sequence[Any], names: list[str], target: Target, progress: Progress | None
 ) -> Decoded:
-    """Turn PIL images into pixels.
+    """Turn a list of images into pixels.
 
     Parameters
     ----------
-    images : sequence of PIL.Image.Image
-        Of any mode and size. They are loaded, and not changed otherwise.
+    items : sequence of PIL.Image.Image, array or path
+        PIL images of any mode and size, which are loaded and not changed otherwise; uint8 arrays
+        (H, W), (H, W, 1) or (H, W, 3); image files.
     names : list of str
         Their names.
     target : Target
@@ -137,21 +147,32 @@ def decode_pil(
     Raises
     ------
     InputError
-        If an element is not a PIL image.
+        If an element is none of these.
     """
-    for i, image in enumerate(images):
-        if not isinstance(image, Image.Image):
+    for i, item in enumerate(items):
+        if isinstance(item, (Image.Image, str, os.PathLike)):
+            continue
+        if not hasattr(item, "__array__"):
             raise InputError(
-                f"The elements of a list must be PIL images. Got {type(image).__name__} at index "
-                f"{i} instead."
+                "The elements of a list must be paths, uint8 arrays or PIL images. Got "
+                f"{type(item).__name__} at index {i} instead."
             )
+        to_nchw(np.asarray(item)[None], f"array at index {i}")
     # Images of one list may share a file that is not read yet.
     loading = threading.Lock()
 
     def fetch(i: int) -> NDArray[np.uint8]:
+        item = items[i]
+        if isinstance(item, (str, os.PathLike)):
+            return decode_file(os.path.expanduser(os.fspath(item)), target)
+        if not isinstance(item, Image.Image):
+            array = np.asarray(item)
+            return to_pixels(
+                Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array), target
+            )
         with loading:
-            images[i].load()
-            image = upright(images[i])
+            item.load()
+            image = upright(item)
         return to_pixels(image, target)
 
     return decode_all(names, fetch, target, progress=progress)

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.data.cache import Decoded, discard, entry_key, file_digest, read_entry
-from adcgan.data.decode import Target, decode_file, reason
-from adcgan.data.decoding import decode_all, in_parallel
+from adcgan.data.image_file import Target, decode_file, reason
+from adcgan.data.parallel import decode_all, in_parallel
 from adcgan.errors import InputError
 from adcgan.progress import Progress
+
+# What Windows and macOS leave in folders, in lower case; macOS's other files are hidden.
+SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "__macosx"})
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,17 @@ class FoundFile:
     error: str = ""
 
 
+def is_left_out(name: str) -> bool:
+    """Say whether a file or folder is hidden (a leading dot), or an operating system's own."""
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
 def list_files(folder: Path) -> list[FoundFile]:
     """List every file in a folder and the folders in it, by relative path.
 
-    Hidden files and folders (a leading dot) are left out. Links to folders are followed, each
-    folder is listed once however many links lead to it, and by its own name if it is inside.
+    Hidden files and folders, and what operating systems leave behind, are left out. Links to
+    folders are followed, each folder is listed once however many links lead to it, and by its own
+    name if it is inside.
     Broken links, folders that cannot be opened, pipes and devices are listed with an error.
 
     Parameters
@@ -128,23 +137,23 @@ def _walk(
             with os.scandir(path) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            found.append(FoundFile(_valid(name), path, reason(error)))
+            found.append(FoundFile(valid_name(name), path, reason(error)))
             continue
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_left_out(entry.name):
                 continue
             inside = f"{name}/{entry.name}" if name else entry.name
             try:
                 mode = entry.stat().st_mode
             except OSError as error:
                 what = f"broken link ({reason(error)})" if entry.is_symlink() else reason(error)
-                found.append(FoundFile(_valid(inside), entry.path, what))
+                found.append(FoundFile(valid_name(inside), entry.path, what))
                 continue
             if stat.S_ISDIR(mode):
                 (links if entry.is_symlink() else pending).append((entry.path, inside))
             else:
                 error_text = "" if stat.S_ISREG(mode) else "not a regular file"
-                found.append(FoundFile(_valid(inside), entry.path, error_text))
+                found.append(FoundFile(valid_name(inside), entry.path, error_text))
 
 
 def _fetch(files: list[FoundFile], target: Target, i: int) -> NDArray[np.uint8]:
@@ -176,6 +185,6 @@ def _state(file: FoundFile) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _valid(name: str) -> str:
+def valid_name(name: str) -> str:
     """Write bytes of a file name that are not text as escapes, so that any file can hold it."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.data.cache import Decoded, entry_key, file_digest, read_entry
-from adcgan.data.decode import Target, decode_file
-from adcgan.data.decoding import decode_all
+from adcgan.data.image_file import Target, decode_file
+from adcgan.data.parallel import decode_all
 from adcgan.errors import InputError, MissingExtraError
 from adcgan.progress import Progress
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from adcgan.data.arrays import check_side, decode_pil, fit_array, open_npy, open_npz, to_nchw
+from adcgan.data.arrays import check_side, decode_list, fit_array, open_npy, open_npz, to_nchw
 from adcgan.data.cache import Decoded
-from adcgan.data.decode import Target, check_channels, check_image_size, check_resize
-from adcgan.data.folder import FoundFile, decode_files, list_files
+from adcgan.data.folder import FoundFile, decode_files, list_files, valid_name
+from adcgan.data.image_file import Target, check_channels, check_image_size, check_resize
 from adcgan.data.imageset import ImageSet
 from adcgan.data.named import DATASETS
 from adcgan.errors import InputError
@@ -24,7 +24,10 @@ from adcgan.progress import Progress
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | ArrayLike | Sequence[Image.Image] | ImageSet"
+ImagePath: TypeAlias = "str | os.PathLike[str]"
+ImageSource: TypeAlias = (
+    "ImagePath | ArrayLike | Sequence[ImagePath | NDArray[np.uint8] | Image.Image] | ImageSet"
+)
 
 DEFAULT_SIZE = 64
 
@@ -43,11 +46,13 @@ def load_images(
 
     Parameters
     ----------
-    data : path, array, list of PIL.Image.Image, or ImageSet
-        A folder (with the folders in it; hidden files are left out), an image file, a .npy file,
-        a .npz file (array ``images`` or its only one, and ``labels`` if there), a uint8 array of
-        shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), or an image set, which is returned as it is
-        where it fits.
+    data : path, array, list or ImageSet
+        A folder (with the folders in it; hidden files and those of operating systems are left
+        out), an image file, a .npy file, a .npz file (array ``images`` or its only one, and
+        ``labels`` if there), a uint8 array of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), a
+        list of image files, of uint8 arrays (H, W), (H, W, 1) or (H, W, 3) of any sizes and of
+        PIL images, or an image set, which is returned as it is where it fits. ``~`` in a path is
+        the user's home.
     image_size : int or None, default None
         Height and width to resize to, 16 to 256. None: 64 for folders, image files and lists;
         arrays keep their size, which must be square and within those bounds.
@@ -80,7 +85,7 @@ def load_images(
     check_channels(channels)
     target = Target(DEFAULT_SIZE if image_size is None else int(image_size), resize, channels)
     if isinstance(data, (str, os.PathLike)):
-        path = Path(data)
+        path = Path(data).expanduser()
         if path.suffix.lower() in {".npy", ".npz"} and os.path.isfile(path):
             found = _fit(_load_array_file(path), image_size, resize, channels, progress)
         else:
@@ -88,7 +93,7 @@ def load_images(
     elif isinstance(data, ImageSet):
         found = _fit(data, image_size, resize, channels, progress)
     elif isinstance(data, (list, tuple)):
-        found = _load_list(data, target, progress)
+        found = _load_list(data, target, cache=cache, progress=progress)
     else:
         found = _fit(_from_array(data, "array"), image_size, resize, channels, progress)
     return _checked(found, strict)
@@ -115,19 +120,27 @@ def _load_array_file(path: Path) -> ImageSet:
     return replace(_from_array(array, f"array in {str(path)!r}", str(path)), labels=labels)
 
 
-def _load_list(images: Sequence[Any], target: Target, progress: Progress | None) -> ImageSet:
-    """Load a list of PIL images."""
-    if not images:
+def _load_list(
+    items: Sequence[Any], target: Target, *, cache: bool, progress: Progress | None
+) -> ImageSet:
+    """Load a list of image files, arrays and PIL images."""
+    if not items:
         raise InputError("The list of images must not be empty.")
-    names = [str(i) for i in range(len(images))]
-    return _from_decoded(decode_pil(images, names, target, progress), names, "list of images")
+    paths = [os.fspath(item) for item in items if isinstance(item, (str, os.PathLike))]
+    if len(paths) == len(items):
+        files = [FoundFile(valid_name(path), os.path.expanduser(path)) for path in paths]
+        decoded = decode_files(files, target, cache=cache, progress=progress)
+        return _from_decoded(decoded, [file.name for file in files], "list of files")
+    names = [str(i) for i in range(len(items))]
+    return _from_decoded(decode_list(items, names, target, progress), names, "list of images")
 
 
 def _from_array(data: Any, called: str, source: str = "array") -> ImageSet:
     """Wrap an array; `called` names it in errors."""
     if isinstance(data, Image.Image) or not hasattr(data, "__array__"):
         raise InputError(
-            "The data must be a path, a uint8 array, a list of PIL images or an ImageSet. "
+            "The data must be a path, a uint8 array, a list of paths, arrays or PIL images, or an "
+            "ImageSet. "
             f"Got {type(data).__name__} instead"
             + (": pass [image]." if isinstance(data, Image.Image) else ".")
         )

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adcgan.data.cache import Decoded
-from adcgan.data.decode import Target, check_channels, check_image_size, to_pixels
-from adcgan.data.decoding import decode_all
 from adcgan.data.hub import decode_hub
+from adcgan.data.image_file import Target, check_channels, check_image_size, to_pixels
 from adcgan.data.imageset import ImageSet, Skipped
+from adcgan.data.parallel import decode_all
 from adcgan.errors import InputError
 from adcgan.progress import Progress
 

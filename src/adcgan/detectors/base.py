@@ -18,7 +18,7 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
 
 from adcgan.data import ImageSet, ImageSource, load_images
-from adcgan.data.decode import MAX_SIZE, MIN_SIZE
+from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
 from adcgan.data.prepare import Split, split_held_out
 from adcgan.detectors import storage
 from adcgan.detectors.model import Model

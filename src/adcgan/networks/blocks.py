@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from adcgan.data.decode import MAX_SIZE, MIN_SIZE
+from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
 from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, PReLU, spectral_norm
 
 STEM_CHANNELS = 64

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adcgan.report.heatmaps import write_heatmaps
+    from adcgan.report.heatmap_files import write_heatmaps
     from adcgan.report.page import Page, Section, Tile, render
     from adcgan.report.pages import evaluation_page, model_page, verdict
     from adcgan.report.scores import write_scores
@@ -24,7 +24,7 @@ _HOME = {
     "render": "page",
     "sweep_page": "sweep",
     "verdict": "pages",
-    "write_heatmaps": "heatmaps",
+    "write_heatmaps": "heatmap_files",
     "write_scores": "scores",
 }
 

@@ -23,8 +23,8 @@ from adcgan.scoring import Scorer
 from adcgan.serve import schema
 from adcgan.serve.bodies import Upload, read_uploads
 from adcgan.serve.guard import Guard
-from adcgan.serve.heatmaps import COLOURS, OPACITY
 from adcgan.serve.limits import Hold, Limits, RefusalError
+from adcgan.serve.overlay import COLOURS, OPACITY
 from adcgan.serve.service import Heatmap, Service
 
 PAGE = Path(__file__).parent / "page"

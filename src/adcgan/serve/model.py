@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import adcgan
-from adcgan.data.decode import Target, decode_file, quiet_pillow, reason
+from adcgan.data.image_file import Target, decode_file, quiet_pillow, reason
 from adcgan.scoring import Scorer, smallest_budget
 
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}

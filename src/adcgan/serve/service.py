@@ -17,10 +17,10 @@ from adcgan.data.thumbnails import png
 from adcgan.scoring import Scorer, Verdict
 from adcgan.serve.batching import Batcher
 from adcgan.serve.bodies import Upload
-from adcgan.serve.heatmaps import grey_map, overlay, top_of
 from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError, Room
 from adcgan.serve.metrics import Metrics
 from adcgan.serve.model import Answer, Item, ServedModel
+from adcgan.serve.overlay import grey_map, overlay, top_of
 
 Heatmap = Literal["false", "true", "layers"]
 Row = dict[str, Any]

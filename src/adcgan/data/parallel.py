@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.data.cache import Decoded, new_file, publish, usable_cache
-from adcgan.data.decode import Target, quiet_pillow, reason
+from adcgan.data.image_file import Target, quiet_pillow, reason
 from adcgan.data.imageset import Skipped
 from adcgan.errors import InputError
 from adcgan.progress import Progress, terminal_progress

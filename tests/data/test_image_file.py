@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from adcgan.data.decode import Target, decode_file, quiet_pillow
+from adcgan.data.image_file import Target, decode_file, quiet_pillow
 from adcgan.errors import InputError
 
 SIZE = 16

@@ -1,4 +1,4 @@
-"""``adcgan report`` and ``adcgan detectors``: what there is to know without new images."""
+"""``adcgan report``: what there is to know of a model or a benchmark without new images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adcgan.cli import options
 from adcgan.cli.evaluate import read_run
 from adcgan.cli.inputs import check_output_file, make_folder
-from adcgan.cli.terminal import print_json, print_table, say
+from adcgan.cli.terminal import say
 from adcgan.errors import InputError
 from adcgan.files import write_text
 
@@ -64,17 +63,3 @@ def _sweep_page(folder: Path) -> Page:
     if not rows:
         raise InputError(f"{str(folder / ROWS_FILE)!r} holds no rows yet.")
     return sweep_page(rows, folder.resolve().name)
-
-
-def detectors(json: options.Json = False) -> None:
-    """List the detectors."""
-    from adcgan.detectors import DETECTORS
-
-    rows = [
-        {"name": name, "description": (kind.__doc__ or "").strip().split("\n")[0]}
-        for name, kind in DETECTORS.items()
-    ]
-    if json:
-        print_json(rows)
-    else:
-        print_table(["name", "what it is"], [[row["name"], row["description"]] for row in rows])

@@ -7,7 +7,7 @@ from PIL import Image
 from adcgan.data.imageset import ImageSet
 from adcgan.errors import InputError
 from adcgan.progress import silent
-from adcgan.report import heatmaps, write_heatmaps
+from adcgan.report import heatmap_files, write_heatmaps
 
 
 def image_set(names):
@@ -45,7 +45,7 @@ def test_pictures_share_one_scale(tmp_path):
 
 
 def test_the_scale_comes_from_few_images_the_extremes_among_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(heatmaps, "_SCALE_IMAGES", 2)
+    monkeypatch.setattr(heatmap_files, "_SCALE_IMAGES", 2)
     names = [f"{i}.png" for i in range(11)]
     hottest = write_heatmaps(tmp_path, image_set(names), maps(11), np.arange(11.0), silent)
     assert len(list(tmp_path.iterdir())) == 11

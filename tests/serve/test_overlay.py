@@ -4,7 +4,7 @@ import matplotlib as mpl
 import numpy as np
 
 from adcgan.report import pictures
-from adcgan.serve.heatmaps import COLOURS, grey_map, overlay, top_of
+from adcgan.serve.overlay import COLOURS, grey_map, overlay, top_of
 
 
 def test_the_colours_are_those_of_the_reports():
