@@ -17,8 +17,10 @@ from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
 from adcgan.detectors.baselines.search import (
     SEARCHES,
+    TILE,
     Starts,
     images_at_once,
+    in_tiles,
     search_latents_and_weights,
     searching,
 )
@@ -92,6 +94,15 @@ class ADGANModel(Model):
         self.starts = Starts(settings.restarts, z, settings.random_state)
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the component, the map and what the best restart makes, in tiles."""
+        return in_tiles(self._explained, x, self._tile)
+
+    @property
+    def _tile(self) -> int:
+        """How many images are searched together: each restart has a copy of G."""
+        return min(TILE, images_at_once(self.generator, self.settings.restarts))
+
+    def _explained(self, x: Tensor) -> Scored[Tensor]:
         """Return the mean over restarts of the final squared error, and what the best one makes."""
         settings = self.settings
         with searching():
@@ -114,12 +125,6 @@ class ADGANModel(Model):
         """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
         z = torch.randn(n, self.settings.latent_dim, generator=rng)
         return unsigned(self.generator(z.to(self.device)))
-
-    @property
-    def images_at_once(self) -> int:
-        """How many images are searched together: each restart has a copy of G."""
-        together = images_at_once(self.generator, self.settings.restarts)
-        return min(super().images_at_once, together)
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
         """Return the one phase of training."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
-from adcgan.detectors.baselines.search import SEARCHES, Starts, search_latents, searching
+from adcgan.detectors.baselines.search import SEARCHES, Starts, in_tiles, search_latents, searching
 from adcgan.detectors.baselines.stacks import Down, Up, halvings, normal, signed, unsigned
 from adcgan.detectors.model import Model, channels_last
 from adcgan.detectors.settings import (
@@ -93,6 +93,10 @@ class AnoGANModel(Model):
         channels_last(self)
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
+        """Return the components, the map and G(z) of the z found for each image, in tiles."""
+        return in_tiles(self._explained, x)
+
+    def _explained(self, x: Tensor) -> Scored[Tensor]:
         """Return Σ|x − G(z)| and Σ|f(x) − f(G(z))| of the z found, images in [−1, 1], and G(z)."""
         y = signed(x)
         f_y = self.critic.features(y)
