@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import shutil
 import sys
@@ -8,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import torch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -46,6 +49,37 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["ADCGAN_CACHE"] = str(folder)
     return folder
+
+
+def global_modes() -> dict[str, Any]:
+    """Return what holds for the whole process and a test could leave set for the next one."""
+    modes = {
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "denormals flushed": float(torch.tensor(1e-40) * 1.0) == 0.0,
+        "float32 products": torch.get_float32_matmul_precision(),
+        "convolutions": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "CUDA waits": torch.cuda.is_initialized() and torch.cuda.get_sync_debug_mode(),
+        "NumPy errors": np.geterr(),
+        "logging": logging.root.manager.disable,
+        "folder": Path.cwd(),
+    }
+    # Pytest writes its own, and Ray is told to be quiet once for the whole process.
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "RAY_"))}
+    return modes | {f"${name}": value for name, value in variables.items()}
+
+
+@pytest.fixture(autouse=True)
+def modes_as_before(cache_folder: Path) -> Iterator[None]:  # noqa: ARG001
+    """Fail a test that leaves a mode of the whole process set."""
+    before = global_modes()
+    yield
+    after = global_modes()
+    names = before.keys() | after.keys()
+    changed = {n: (before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)}
+    assert not changed, "these hold for the whole process, and the test left them changed"
 
 
 @pytest.fixture(scope="session")
