@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# One thread each, before torch is there: processes that spin on the same cores slow one another
+# down a hundredfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHROMIUM_FLAGS = (
@@ -53,6 +56,8 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def global_modes() -> dict[str, Any]:
     """Return what holds for the whole process and a test could leave set for the next one."""
+    import torch
+
     modes = {
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "default dtype": torch.get_default_dtype(),
