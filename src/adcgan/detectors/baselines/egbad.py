@@ -145,6 +145,7 @@ class Encoder(nn.Sequential):
         down = Down(first, size, hidden, kernel=3, std=STD, slope=SLOPE)
         super().__init__(
             normal(nn.Conv2d(channels, first, 3, padding=1), STD),
+            nn.LeakyReLU(SLOPE),
             down,
             normal(nn.Linear(down.features, latent_dim), STD),
         )
