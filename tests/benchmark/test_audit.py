@@ -84,13 +84,59 @@ def test_the_components_are_those_of_a_slow_reference(detector, images):
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
 
+def as_it_is(detector, images, z):
+    """The score of the release's script, one image at a time, in its words."""
+    model = detector.model_
+    scores = []
+    for i in range(len(images)):
+        x = to_floats(torch.tensor(images.images[i : i + 1]))
+        own_z = torch.from_numpy(z[i : i + 1])
+        with torch.no_grad():
+            e_x = model.encoder(x)
+            g_z = model.generator(e_x)
+            e_g_z = model.encoder(g_z)
+
+            def answers(first, second):
+                stacked = torch.cat([first, second], 0)
+                return torch.nn.functional.leaky_relu(model.latent_critic(stacked), 0.2)
+
+            d_z_random, d_z_learned = answers(e_g_z, own_z), answers(e_x, e_g_z)
+            feature = torch.norm(d_z_random - d_z_learned, 1)
+            latent = (e_x - e_g_z).abs().mean()
+            residual = (x - g_z).abs().mean()
+            local = (model.critic(x).local - model.critic(g_z).local).abs().mean()
+        scores.append(float(0.9 * residual + 0.1 * local + 0.1 * latent + 0.9 * feature))
+    return np.array(scores)
+
+
+def test_the_releases_arithmetic_as_it_is_is_that_of_its_script(digits, images):
+    detector = trained(digits, "single")
+    result = audit(detector, *images, draws=3, seed=4, progress=silent)
+    streams = np.random.SeedSequence(4).spawn(3)
+    z_normal, _, shared = (
+        _fresh(detector.model_, n, stream).numpy()
+        for n, stream in zip((12, 30, 3), streams, strict=True)
+    )
+    normal = as_it_is(detector, images[0], z_normal)
+    for i in range(3):
+        anomalous = as_it_is(detector, images[1], np.repeat(shared[i : i + 1], 30, 0))
+        expected = auroc([0] * 12 + [1] * 30, np.append(normal, anomalous))
+        assert result.as_is.released[i] == pytest.approx(expected, abs=1e-6)
+    # Logits are not bounded as probabilities are, so one shared z weighs more.
+    assert np.ptp(result.as_is.control) > np.ptp(result.paper.control)
+
+
+def test_models_that_judge_pairs_have_no_such_arithmetic(digits, images):
+    assert audit(trained(digits, "pair"), *images, draws=1, progress=silent).as_is is None
+
+
 def test_the_draws_differ_and_are_the_same_for_the_same_seed(detector, images):
     first = audit(detector, *images, draws=8, seed=1, progress=silent)
     again = audit(detector, *images, draws=8, seed=1, progress=silent)
     other = audit(detector, *images, draws=8, seed=2, progress=silent)
-    assert first.released.tolist() == again.released.tolist()
-    assert first.released.tolist() != other.released.tolist()
-    assert len(set(first.released.tolist())) > 1
+    assert first.paper.released.tolist() == again.paper.released.tolist()
+    assert first.paper.released.tolist() != other.paper.released.tolist()
+    assert len(set(first.paper.released.tolist())) > 1
     assert (first.n_normal, first.n_anomalous) == (12, 30)
 
 
@@ -100,7 +146,7 @@ def test_the_honest_figure_is_that_of_the_models_own_score(detector, images):
     assert result.honest == auroc([0] * 12 + [1] * 30, scores)
     other = audit(detector, *images, draws=1, seed=5, progress=silent)
     assert other.honest == result.honest
-    assert other.fresh != result.fresh
+    assert other.paper.fresh != result.paper.fresh
 
 
 def test_alike_images_are_told_apart_by_the_leak_alone(digits, images):
@@ -108,10 +154,10 @@ def test_alike_images_are_told_apart_by_the_leak_alone(digits, images):
     detector = trained(digits, "single")
     result = audit(detector, images[0], images[0], draws=50, progress=silent)
     assert result.honest == pytest.approx(0.5)
-    assert np.ptp(result.released) > 0.05
-    assert result.control.tolist() == result.released.tolist()
+    assert np.ptp(result.paper.released) > 0.05
+    assert result.paper.control.tolist() == result.paper.released.tolist()
     other = audit(detector, *images, draws=50, progress=silent)
-    assert other.control.tolist() == result.control.tolist()
+    assert other.paper.control.tolist() == result.paper.control.tolist()
 
 
 def test_the_training_anomalies_join_only_when_asked(digits):
@@ -148,11 +194,14 @@ def test_the_command_writes_a_page_a_plot_and_the_figures(detector, tmp_path):
     figures = json.loads((out / "audit.json").read_text())
     assert json.loads(result.stdout) == figures
     assert figures["warning"] == "leaks labels; for audit only"
-    assert len(figures["released"]["aurocs"]) == figures["draws"] == 20
-    assert figures["released"]["minimum"] == min(figures["released"]["aurocs"])
+    assert len(figures["paper"]["released"]["aurocs"]) == figures["draws"] == 20
+    released = figures["paper"]["released"]
+    assert released["minimum"] == min(released["aurocs"])
+    assert (figures["as_is"] is None) == (detector.latent == "pair")
     page = (out / "audit.md").read_text()
     assert "Leaks labels; for audit only." in page
-    assert f"| {figures['honest']['auroc']:.4f} |" in page
+    assert f"AUROC {figures['honest']['auroc']:.4f}." in page
+    assert ("the release's arithmetic as it is" in page) == (detector.latent == "single")
     assert ("trained on pairs" in page) == (detector.latent == "pair")
     assert (out / "audit.png").read_bytes().startswith(b"\x89PNG")
 

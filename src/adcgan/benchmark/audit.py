@@ -8,13 +8,15 @@ this way are for comparison with the paper alone; they say nothing about a detec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from adcgan.benchmark.metrics import auroc
 from adcgan.benchmark.protocol import is_anomalous
@@ -27,9 +29,44 @@ from adcgan.progress import Progress, terminal_progress
 from adcgan.scoring import discrimination_loss, encoded_loss, normality_score, residual_loss
 
 WARNING = "leaks labels; for audit only"
+# Of the release's D_z, whose logits go through a LeakyReLU, and of its script's default weights.
+AS_IS_SLOPE, AS_IS_RHO = 0.2, 0.1
+Arithmetic = Literal["paper", "as it is"]
 Components = dict[str, NDArray[np.float64]]
 
 _ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Released:
+    """AUROCs of the released evaluation by one arithmetic, on one model and the same images.
+
+    Attributes
+    ----------
+    fresh : float
+        A fresh z for every image: the same without the leak.
+    released : ndarray of float64 (draws,)
+        The release's evaluation, once for each z that the anomalous images share.
+    control : ndarray of float64 (draws,)
+        The same with the normal images themselves in the place of the anomalous ones. There is
+        nothing to detect, so whatever is not 0.5 is the leak.
+    without_latent : float
+        The score without L_FL, in which there is no z.
+    """
+
+    fresh: float
+    released: NDArray[np.float64]
+    control: NDArray[np.float64]
+    without_latent: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures, JSON-ready."""
+        return {
+            "fresh": {"auroc": self.fresh},
+            "without_latent": {"auroc": self.without_latent},
+            "released": _distribution(self.released),
+            "control": _distribution(self.control),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +77,19 @@ class Audit:
     ----------
     honest : float
         The model's own score, under which a score depends on its image alone.
-    fresh : float
-        The release's arithmetic, but a fresh z for every image: the same without the leak.
-    released : ndarray of float64 (draws,)
-        The release's evaluation, once for each z that the anomalous images share.
-    control : ndarray of float64 (draws,)
-        The same with the normal images themselves in the place of the anomalous ones. There is
-        nothing to detect, so whatever is not 0.5 is the leak.
+    paper : Released
+        With the equations' arithmetic: D_z answers by probabilities, ρ is the model's.
+    as_is : Released or None
+        With the release's arithmetic as it is: D_z answers by logits behind a LeakyReLU, L_FL is
+        the sum of two differences, and ρ is 0.1. None for models that judge pairs of latents,
+        which it has no arithmetic for.
     n_normal, n_anomalous : int
         Images of either kind.
     """
 
     honest: float
-    fresh: float
-    released: NDArray[np.float64]
-    control: NDArray[np.float64]
+    paper: Released
+    as_is: Released | None
     n_normal: int
     n_anomalous: int
 
@@ -64,11 +99,10 @@ class Audit:
             "warning": WARNING,
             "n_normal": self.n_normal,
             "n_anomalous": self.n_anomalous,
-            "draws": len(self.released),
+            "draws": len(self.paper.released),
             "honest": {"auroc": self.honest},
-            "fresh": {"auroc": self.fresh},
-            "released": _distribution(self.released),
-            "control": _distribution(self.control),
+            "paper": self.paper.as_dict(),
+            "as_is": None if self.as_is is None else self.as_is.as_dict(),
         }
 
 
@@ -155,28 +189,50 @@ def audit(
     honest = np.concatenate([detector.decision_function(x) for x in (normal, anomalous)])
     on_normal, on_anomalous = _Encoded(model, normal), _Encoded(model, anomalous)
     streams = np.random.SeedSequence(seed).spawn(3)
-    score_normal = on_normal.score(_fresh(model, len(normal), streams[0]))
-    fresh = on_anomalous.score(_fresh(model, len(anomalous), streams[1]))
-    shared = _fresh(model, draws, streams[2])
-    alike = np.repeat(np.array([0, 1]), len(normal))
-    released, control = np.empty(draws), np.empty(draws)
+    counts = (len(normal), len(anomalous), draws)
+    zs = [_fresh(model, n, stream) for n, stream in zip(counts, streams, strict=True)]
+    kinds: list[Arithmetic] = ["paper", "as it is"]
+    if model.settings.latent != "single":
+        kinds = kinds[:1]
     progress = progress or terminal_progress()
-    progress.start("Audit", draws)
+    progress.start("Audit", draws * len(kinds))
     try:
-        for i in range(draws):
-            one_z = shared[i : i + 1]
-            released[i] = auroc(labels, np.append(score_normal, on_anomalous.score(one_z)))
-            control[i] = auroc(alike, np.append(score_normal, on_normal.score(one_z)))
-            progress.advance()
+        found = [_released(on_normal, on_anomalous, zs, kind, progress) for kind in kinds]
     finally:
         progress.finish()
     return Audit(
         honest=auroc(labels, honest),
-        fresh=auroc(labels, np.append(score_normal, fresh)),
-        released=released,
-        control=control,
+        paper=found[0],
+        as_is=found[1] if len(found) > 1 else None,
         n_normal=len(normal),
         n_anomalous=len(anomalous),
+    )
+
+
+def _released(
+    on_normal: _Encoded,
+    on_anomalous: _Encoded,
+    zs: Sequence[Tensor],
+    arithmetic: Arithmetic,
+    progress: Progress,
+) -> Released:
+    """Return the figures by one arithmetic; `zs` are those of either kind, and those shared."""
+    z_normal, z_anomalous, shared = zs
+    normal = on_normal.score(z_normal, arithmetic)
+    labels = np.repeat(np.array([0, 1]), [len(z_normal), len(z_anomalous)])
+    alike = np.repeat(np.array([0, 1]), len(z_normal))
+    released, control = np.empty(len(shared)), np.empty(len(shared))
+    for i in range(len(shared)):
+        one = shared[i : i + 1]
+        released[i] = auroc(labels, np.append(normal, on_anomalous.score(one, arithmetic)))
+        control[i] = auroc(alike, np.append(normal, on_normal.score(one, arithmetic)))
+        progress.advance()
+    without = [part.score(None, arithmetic) for part in (on_normal, on_anomalous)]
+    return Released(
+        fresh=auroc(labels, np.append(normal, on_anomalous.score(z_anomalous, arithmetic))),
+        released=released,
+        control=control,
+        without_latent=auroc(labels, np.concatenate(without)),
     )
 
 
@@ -216,37 +272,36 @@ class _Encoded:
         assert judge is not None
         self.judge, self.single = judge, settings.latent == "single"
         self.lam, self.rho = settings.lam, settings.rho
-        # The half of L_FL that no z has a part in.
-        self._fixed = self._fixed_part()
+        # What D_z judges in L_FL without a z: E(x) and E(G(E(x))), or the pair of them.
+        alone = [self.e_x, self.e_x_hat]
+        self._fixed = alone if self.single else [torch.cat(alone, dim=1)]
 
     @torch.no_grad()
-    def latent(self, z: Tensor) -> NDArray[np.float64]:
+    def latent(self, z: Tensor, arithmetic: Arithmetic = "paper") -> NDArray[np.float64]:
         """Return L_FL (n,) as released, for `z` (n, Z), or (1, Z) shared by all images."""
+        fixed = [_judged(self.judge, latents, arithmetic) for latents in self._fixed]
         if self.single:
             # D_z's two answers come stacked, and so does their difference.
-            p_x, p_x_hat = self._fixed
-            both = torch.stack([(p_x_hat - p_x).abs(), (_judged(self.judge, z) - p_x_hat).abs()])
-            loss = both.mean(0)
+            of_x, of_x_hat = fixed
+            of_z = _judged(self.judge, z, arithmetic)
+            both = torch.stack([(of_x_hat - of_x).abs(), (of_z - of_x_hat).abs()])
+            loss = both.mean(0) if arithmetic == "paper" else both.sum(0)
         else:
             pairs = torch.cat([self.e_x_hat, z.expand(len(self.e_x_hat), -1)], dim=1)
-            loss = (_judged(self.judge, pairs) - self._fixed[0]).abs()
+            loss = (_judged(self.judge, pairs, arithmetic) - fixed[0]).abs()
         return loss.double().cpu().numpy()
 
-    def score(self, z: Tensor) -> NDArray[np.float64]:
-        """Return the normality score (n,) of Eq. 4 as released."""
-        return normality_score(self.components | {"latent": self.latent(z)}, self.lam, self.rho)
-
-    @torch.no_grad()
-    def _fixed_part(self) -> tuple[Tensor, ...]:
-        """Return D_z(E(x)) and D_z(E(G(E(x)))), or D_z of the pair of them: (n,) each."""
-        if self.single:
-            return _judged(self.judge, self.e_x), _judged(self.judge, self.e_x_hat)
-        return (_judged(self.judge, torch.cat([self.e_x, self.e_x_hat], dim=1)),)
+    def score(self, z: Tensor | None, arithmetic: Arithmetic = "paper") -> NDArray[np.float64]:
+        """Return the normality score (n,) of Eq. 4 as released; without z, without L_FL."""
+        rho = self.rho if arithmetic == "paper" else AS_IS_RHO
+        latent = {} if z is None else {"latent": self.latent(z, arithmetic)}
+        return normality_score(self.components | latent, self.lam, rho)
 
 
-def _judged(judge: LatentCritic, latents: Tensor) -> Tensor:
-    """Return D_z's probabilities (n,)."""
-    return torch.cat([judge(rows).sigmoid() for rows in torch.split(latents, _ROWS_AT_ONCE)])
+def _judged(judge: LatentCritic, latents: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """Return D_z's answers (n,): probabilities, or what the release's last layer makes of logits."""
+    logits = torch.cat([judge(rows) for rows in torch.split(latents, _ROWS_AT_ONCE)])
+    return logits.sigmoid() if arithmetic == "paper" else F.leaky_relu(logits, AS_IS_SLOPE)
 
 
 def _fresh(model: ADCGANModel, n: int, sequence: np.random.SeedSequence) -> Tensor:

@@ -19,28 +19,33 @@ if TYPE_CHECKING:
 _PAGE = """# Audit of the released evaluation
 
 **{warning}.** One trained model, {normal:,} normal and {anomalous:,} anomalous images of {data}.
+The model's own score, with draws of z that are the same for every image: AUROC {honest:.4f}.
 
-| who gets which z in L_FL | AUROC |
-|---|---|
-| the model's own score: fixed draws, the same for every image | {honest:.4f} |
-| the release's arithmetic, a fresh z for every image | {fresh:.4f} |
+| the released evaluation: who gets which z in L_FL | {heads} |
+|---|{rules}
+| no L_FL at all, so no z | {without} |
+| a fresh z for every image | {fresh} |
 | as released: a fresh z for each normal image, one for all anomalies | {released} |
 | as released, the normal images themselves in the place of the anomalies | {control} |
 
 The last two lines are {draws} draws of that one z. Model and images are the same throughout, so
 their spread is not detection: the score of an anomalous image depends on a draw that it shares with
 all other anomalous images and with no normal one. The last line has nothing to detect. Whatever
-differs from 0.5 there is what the protocol gives away.
-
-![AUROC by the shared z](audit.png)
+differs from 0.5 there is what the protocol gives away. Which way it goes is a matter of the draw.
 
 {method}
+
+![AUROC by the shared z](audit.png)
 """
 _METHODS = {
-    "single": "The latent critic judges one latent at a time, as in the release.",
+    "single": "This model's latent critic judges one latent at a time, as the release's does. The "
+    "equations' arithmetic compares its probabilities with this model's ρ; the release's own adds "
+    "up two differences of its logits, which go through a LeakyReLU, with ρ = 0.1.",
     "pair": "This model's latent critic was trained on pairs of latents (Eq. 3 as written) and "
-    "judges pairs here. The release's judges one latent at a time: fit with --set latent=single.",
+    "judges pairs here. The release's judges one latent at a time, and its own arithmetic needs "
+    "such a model: fit with --set latent=single.",
 }
+_KINDS = {"paper": "the equations' arithmetic", "as_is": "the release's arithmetic as it is"}
 
 
 def audit(
@@ -121,10 +126,13 @@ def _write(out: Path, result: Audit, figures: dict[str, Any]) -> None:
 
     from adcgan.report.comparison import audit_histogram
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    audit_histogram(axes, result.released, result.control, result.honest, result.fresh)
-    figure.suptitle(f"released protocol: {figures['warning']}", fontsize=9)
+    kinds = {"paper": result.paper} | ({} if result.as_is is None else {"as_is": result.as_is})
+    figure = Figure(figsize=(6, 3.6 * len(kinds)), layout="constrained")
+    for axes, (kind, found) in zip(
+        figure.subplots(len(kinds), squeeze=False)[:, 0], kinds.items(), strict=True
+    ):
+        audit_histogram(axes, found.released, found.control, result.honest, found.fresh)
+        axes.set_xlabel(f"AUROC by {_KINDS[kind]}")
     with replacing(out / "audit.png") as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     write_json(out / "audit.json", figures)
@@ -134,18 +142,28 @@ def _write(out: Path, result: Audit, figures: dict[str, Any]) -> None:
 def _page(figures: dict[str, Any]) -> str:
     """Return the page for people."""
     singled = "normal" if figures["scheme"] == "one-vs-all" else "anomalous"
+    kinds = [kind for kind in _KINDS if figures[kind] is not None]
     return _PAGE.format(
         warning=figures["warning"][0].upper() + figures["warning"][1:],
         normal=figures["n_normal"],
         anomalous=figures["n_anomalous"],
         data=f"{figures['dataset']}, class {figures['class']} {singled}",
         honest=figures["honest"]["auroc"],
-        fresh=figures["fresh"]["auroc"],
-        released=_range(figures["released"]),
-        control=_range(figures["control"]),
+        heads=" | ".join(_KINDS[kind] for kind in kinds),
+        rules="---|" * len(kinds),
+        **{
+            line: " | ".join(_said(figures[kind][line]) for kind in kinds)
+            for line in ("fresh", "released", "control")
+        },
+        without=" | ".join(_said(figures[kind]["without_latent"]) for kind in kinds),
         draws=figures["draws"],
         method=_METHODS[figures["settings"]["latent"]],
     )
+
+
+def _said(found: dict[str, Any]) -> str:
+    """Return an AUROC, or where those of all draws lie."""
+    return f"{found['auroc']:.4f}" if "auroc" in found else _range(found)
 
 
 def _range(aurocs: dict[str, Any]) -> str:
@@ -156,12 +174,14 @@ def _range(aurocs: dict[str, Any]) -> str:
 def _show(figures: dict[str, Any]) -> None:
     """Print the figures for people."""
     say(f"released protocol: {figures['warning']}; {figures['draws']} draws of z")
-    print_table(
-        ["protocol", "AUROC"],
-        [
-            ["honest: the model's own score", f"{figures['honest']['auroc']:.4f}"],
-            ["released, but a fresh z for every image", f"{figures['fresh']['auroc']:.4f}"],
-            ["released: anomalies share one z", _range(figures["released"])],
-            ["released, with nothing to detect", _range(figures["control"])],
-        ],
-    )
+    rows = [["honest: the model's own score", "", f"{figures['honest']['auroc']:.4f}"]]
+    lines = {
+        "without_latent": "released, without L_FL",
+        "fresh": "released, but a fresh z for every image",
+        "released": "released: anomalies share one z",
+        "control": "released, with nothing to detect",
+    }
+    for kind, called in _KINDS.items():
+        if figures[kind] is not None:
+            rows += [[text, called, _said(figures[kind][line])] for line, text in lines.items()]
+    print_table(["protocol", "by", "AUROC"], rows)
