@@ -111,8 +111,9 @@ def test_rows_are_those_of_scoring_in_one_piece(model, folder, tmp_path):
     assert [row["path"] for row in found] == expected.names
     assert [row["error"] or "" for row in found] == expected.errors
     scores = np.array([np.nan if row["score"] is None else row["score"] for row in found])
-    # Batches of other sizes add float32 in another order.
-    np.testing.assert_allclose(scores, expected.scores, rtol=2e-6)
+    # Batches of other sizes add float32 in another order, and how far that takes them is the
+    # processor's: a few units in the last place of every sum.
+    np.testing.assert_allclose(scores, expected.scores, rtol=1e-5)
     assert (outcome.n_images, outcome.n_shards) == (154, 4)
     assert (outcome.n_images_before, outcome.n_repeated) == (0, 0)
     assert outcome.summary.n_unreadable == 4
@@ -151,7 +152,7 @@ def test_a_killed_driver_s_command_goes_on(cluster, model, large_folder, tmp_pat
     assert [row["path"] for row in found] == [f"{i:03d}.png" for i in range(120)]
     assert [row["error"] for row in found] == [None] * 120
     five = load(model).assess([Image.open(large_folder / f".{i}.png") for i in range(5)]).scores
-    np.testing.assert_allclose([row["score"] for row in found], np.tile(five, 24), rtol=2e-6)
+    np.testing.assert_allclose([row["score"] for row in found], np.tile(five, 24), rtol=1e-5)
 
 
 def test_a_killed_worker_loses_nothing(cluster, model, large_folder, tmp_path):

@@ -42,7 +42,8 @@ def test_an_exported_file_travels(images, tmp_path):
     from adcgan.onnx.export import export_onnx
 
     path = tmp_path / "m1.onnx"
-    detector = ADCGAN(width=0.0625, warmup_epochs=1, epochs=1, min_steps=0, fpr=0.2)
+    settings = {"width": 0.0625, "warmup_epochs": 1, "epochs": 1, "min_steps": 0, "fpr": 0.2}
+    detector = ADCGAN(**settings, device="cpu")
     export_onnx(detector.fit(images), path)
     shipped = Model.at(path)
     assert set(shipped.files) == {"m1.onnx"}

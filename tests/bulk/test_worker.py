@@ -26,7 +26,7 @@ from adcgan.bulk.worker import Task, check_visible, score_shard, target_of  # no
 def scorer():
     images = np.random.default_rng(0).integers(0, 256, (60, 16, 16), np.uint8)
     settings = {"width": 0.0625, "warmup_epochs": 1, "epochs": 1, "min_steps": 0, "fpr": 0.2}
-    return ADCGAN(**settings).fit(images)
+    return ADCGAN(**settings, device="cpu").fit(images)
 
 
 @pytest.fixture
@@ -84,8 +84,9 @@ def test_shards_of_any_size_hold_the_same_rows(scorer, score, folder):
     expected = scorer.assess(str(folder))
     for size in (1, 40):
         rows, summary = score(list_images(str(folder)), size)
-        # Batches of other sizes add float32 in another order.
-        assert_same(rows, expected, rtol=2e-6)
+        # Batches of other sizes add float32 in another order, and how far that takes them is the
+        # processor's: a few units in the last place of every sum.
+        assert_same(rows, expected, rtol=1e-5)
         assert summary.n_unreadable == 4
 
 
