@@ -378,7 +378,7 @@ def test_an_interrupted_fit_goes_on_by_resume(photos, tmp_path):
     out = tmp_path / "m"
     # Long enough to be interrupted, short enough to be finished.
     options = ["--image-size", "16", "--set", "width=0.125", "--set", "fpr=0.2", "--device", "cpu"]
-    options += ["--set", "min_steps=200", "--checkpoint-every", "2"]
+    options += ["--set", "min_steps=100", "--checkpoint-every", "10"]
     arguments = [str(a) for a in ("fit", photos / "train", "--out", out, *options)]
     process = subprocess.Popen(
         [sys.executable, "-m", "adcgan", *arguments],
