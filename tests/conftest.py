@@ -71,8 +71,8 @@ def global_modes() -> dict[str, Any]:
         "logging": logging.root.manager.disable,
         "folder": Path.cwd(),
     }
-    # Pytest writes its own, and Ray is told to be quiet once for the whole process.
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "RAY_"))}
+    # Pytest, torch and Ray write their own, once for the whole process.
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "RAY_", "TORCH"))}
     return modes | {f"${name}": value for name, value in variables.items()}
 
 

@@ -299,7 +299,7 @@ class _Encoded:
 
 
 def _judged(judge: LatentCritic, latents: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """Return D_z's answers (n,): probabilities, or what the release's last layer makes of logits."""
+    """Return D_z's answers (n,): probabilities, or logits behind the release's LeakyReLU."""
     logits = torch.cat([judge(rows) for rows in torch.split(latents, _ROWS_AT_ONCE)])
     return logits.sigmoid() if arithmetic == "paper" else F.leaky_relu(logits, AS_IS_SLOPE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -29,6 +30,7 @@ from adcgan.errors import DivergedError, InputError, MissingExtraError
 from adcgan.progress import Progress, silent
 from adcgan.scoring import normality_score, variants
 from adcgan.training import hardware, resolve_device, versions
+from adcgan.training.runlog import RUN_FILE
 
 CELLS_FOLDER = "cells"
 _EXPECTED = (InputError, MissingExtraError, DivergedError)
@@ -36,6 +38,7 @@ _EXPECTED = (InputError, MissingExtraError, DivergedError)
 _RESULTS = (
     *("auroc", "auroc_ci95", "average_precision", "fpr95", "components", "variants"),
     *("parameters", "epochs", "n_train", "n_test", "seconds", "resumed", "device", "threads"),
+    *("instructions", "precision", "cuda_graphs"),
 )
 
 
@@ -120,6 +123,7 @@ def run_cell(
         "seconds": round(time.perf_counter() - start, 3),
         "resumed": resumed,
         **_circumstances(detector.device),
+        **_in_force(run_dir),
         **_remarks(cell),
         "error": None,
         "traceback": None,
@@ -234,10 +238,18 @@ def _circumstances(device: str) -> Row:
     return {
         "device": f"{found['device']} ({found['name']})",
         "threads": torch.get_num_threads(),
+        "instructions": found["instructions"],
         "commit": commit(),
         "versions": versions(),
         "date": _now(),
     }
+
+
+def _in_force(run_dir: Path) -> Row:
+    """Return the precision and the use of CUDA graphs that a run was begun with."""
+    run = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+    in_force: Row = run["in_force"]
+    return in_force
 
 
 def _remarks(cell: Cell) -> Row:

@@ -28,7 +28,15 @@ from adcgan.errors import InputError, MissingExtraError
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring import Scorer, Shape, Verdict, contamination_threshold
 from adcgan.scoring.assessment import placed
-from adcgan.training import Recipe, RunLog, Session, make_accelerator, resolve_device, train
+from adcgan.training import (
+    Recipe,
+    RunLog,
+    Session,
+    make_accelerator,
+    precision_of,
+    resolve_device,
+    train,
+)
 from adcgan.training.cost import FitCost, estimate
 from adcgan.training.trackers import tracked
 
@@ -178,7 +186,8 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             self.check_cuda_graphs(accelerator.num_processes)
         log = RunLog(folder)
         if accelerator.is_main_process:
-            log.start(self._settings(images), images.source, accelerator.device)
+            in_force = {"precision": precision_of(accelerator), "cuda_graphs": cuda_graphs}
+            log.start(self._settings(images), images.source, accelerator.device, in_force)
         if resume and folder is not None and storage.is_finished(folder):
             self._restore(storage.read(folder))
             self._training_images = images

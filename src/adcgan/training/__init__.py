@@ -1,6 +1,6 @@
 """Training: one step-based loop, guarded updates, checkpoints, the run's record, health."""
 
-from adcgan.training.device import make_accelerator, resolve_device
+from adcgan.training.device import make_accelerator, precision_of, resolve_device
 from adcgan.training.health import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -29,6 +29,7 @@ __all__ = [
     "diversity_figures",
     "hardware",
     "make_accelerator",
+    "precision_of",
     "reconstruction_figures",
     "resolve_device",
     "step_count",

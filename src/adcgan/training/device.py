@@ -86,6 +86,11 @@ def make_accelerator(
     return accelerator
 
 
+def precision_of(accelerator: Accelerator) -> str:
+    """Return the precision that a run trains in: "bf16" or "float32"."""
+    return "bf16" if accelerator.mixed_precision == "bf16" else "float32"
+
+
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
     """Flush denormal numbers to zero on CPUs, where they can halve the speed of a step."""

@@ -33,6 +33,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {
         "device": str(device),
         "name": name,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
@@ -66,7 +67,13 @@ class RunLog:
         self.folder = folder
         self.rows: list[Row] = []
 
-    def start(self, settings: Mapping[str, Any], source: str, device: torch.device) -> None:
+    def start(
+        self,
+        settings: Mapping[str, Any],
+        source: str,
+        device: torch.device,
+        in_force: Mapping[str, Any],
+    ) -> None:
         """Write ``run.json``, or check that the one there has the same settings.
 
         Parameters
@@ -77,6 +84,8 @@ class RunLog:
             What a person would call the data.
         device : torch.device
             Where the run is computed.
+        in_force : mapping
+            How: what "auto" stands for here, as JSON values.
 
         Raises
         ------
@@ -101,7 +110,7 @@ class RunLog:
                     + ". Resume it with the same settings, or choose another folder."
                 )
             return
-        record = {"settings": settings, "source": source}
+        record = {"settings": settings, "source": source, "in_force": in_force}
         write_json(path, {**record, "versions": versions(), "hardware": hardware(device)})
 
     def rewind(self, step: int) -> None:
