@@ -72,7 +72,9 @@ def global_modes() -> dict[str, Any]:
         "folder": Path.cwd(),
     }
     # Pytest, torch and Ray write their own, once for the whole process.
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "RAY_", "TORCH"))}
+    variables = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "RAY_", "TORCH"))
+    }
     return modes | {f"${name}": value for name, value in variables.items()}
 
 
