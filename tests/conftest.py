@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+WATCHED_VARIABLES = ("ADCGAN_", "CUDA_", "MLFLOW_", "OMP_")
 CHROMIUM_FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -41,8 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("data") and not os.environ.get("ADCGAN_DATA"):
             item.add_marker(no_data)
-        slow = item.get_closest_marker("slow") or item.get_closest_marker("matrix")
-        if slow and not config.getoption("--slow"):
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(not_slow)
 
 
@@ -71,10 +71,8 @@ def global_modes() -> dict[str, Any]:
         "logging": logging.root.manager.disable,
         "folder": Path.cwd(),
     }
-    # Pytest, torch and Ray write their own, once for the whole process.
-    variables = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "RAY_", "TORCH"))
-    }
+    # Libraries write variables of their own when they are first used; those are theirs.
+    variables = {k: v for k, v in os.environ.items() if k.startswith(WATCHED_VARIABLES)}
     return modes | {f"${name}": value for name, value in variables.items()}
 
 
