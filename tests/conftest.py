@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-WATCHED_VARIABLES = ("ADCGAN_", "CUDA_", "MLFLOW_", "OMP_")
+WATCHED_VARIABLES = ("ADCGAN_", "MLFLOW_", "OMP_")
 CHROMIUM_FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
