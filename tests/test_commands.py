@@ -150,7 +150,9 @@ def given(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Given:
         result = done(*fit, "--json")
         said = json.loads(result.stdout)
         assert said["detector"] == name
-        assert said["n_train"] + said["n_calibration"] == (142 if kind == "digits" else 40)
+        # A quarter of the held-out images may be what scales are measured on.
+        n = 142 if kind == "digits" else 40
+        assert 0.9 * n <= said["n_train"] + said["n_calibration"] <= n
         return model, fit, tested
 
     return fitted

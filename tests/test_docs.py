@@ -336,7 +336,7 @@ def test_tensors_and_statistics_of_a_model_folder_are_named_as_its_page_says(
     page = DOCS / "model-folder.md"
     with safe_open(run_folder / "weights.safetensors", "pt") as file:
         named = {key.split(".")[0] for key in file.keys()}  # noqa: SIM118
-        assert {"encoder", "generator", "critic", "latent_critic", "scale"} <= named
+        assert {"encoder", "generator", "critic", "latent_critic", "encoded_draws"} <= named
         assert file.metadata() is None
     with safe_open(run_folder / "stopped" / "checkpoint.safetensors", "pt") as file:
         assert {key.split("/")[0] for key in file.keys()} == {"networks", "optimizers"}  # noqa: SIM118

@@ -1,9 +1,9 @@
 """What every detector answers after a small fit, for comparison with numbers kept in a file.
 
 ``python tests/detectors/reference.py FILE`` writes them. The kept file, reference.json, was
-written before the detectors were rebuilt around one model each (commit 817c055), EGBAD's after its
-encoder got its first LeakyReLU: a change that should not alter the figures is proved not to by
-tests/detectors/test_reference.py.
+written before the detectors were rebuilt around one model each (commit 817c055); EGBAD's after its
+encoder got its first LeakyReLU, those with a scale after that was measured on images of its own. A
+change that should not alter the figures is proved not to by tests/detectors/test_reference.py.
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ def test_validation_normalisation_puts_components_on_one_scale() -> None:
     detector = fitted(normalise="validation")
     held_out_like = detector.score_variants(detector.score_components(discs(300, 9)))["GF"]
     assert abs(held_out_like.mean()) < 1.5
-    assert detector.calibration_scores_.mean() == pytest.approx(0, abs=1e-6)
+    # A quarter of 40 held-out images tells the mean of the others to within a few tenths.
+    assert abs(detector.calibration_scores_.mean()) < 1
 
 
 def test_the_peak_of_the_anomaly_map_lies_in_the_planted_square() -> None:

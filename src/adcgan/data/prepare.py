@@ -13,7 +13,7 @@ from torch import Tensor
 _DEFAULT_BUDGET_BYTES = 1 << 30
 
 # Keep the streams of random numbers that share one seed apart.
-_EPOCH_ORDER, _HELD_OUT = 0, 1
+_EPOCH_ORDER, _HELD_OUT, _SCALING = 0, 1, 2
 
 
 class DeviceImages:
@@ -157,6 +157,27 @@ def split_held_out(n: int, fraction: float, seed: int) -> Split:
     sequence = np.random.SeedSequence(seed, spawn_key=(_HELD_OUT,))
     order = np.random.default_rng(sequence).permutation(n).astype(np.int64, copy=False)
     return Split(np.sort(order[count:]), np.sort(order[:count]))
+
+
+def divided(index: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide held-out images into a quarter, rounded down, to measure scales on, and the rest.
+
+    Parameters
+    ----------
+    index : ndarray of int64, shape (m,)
+        The images held out.
+    seed : int
+        At least 0.
+
+    Returns
+    -------
+    scaling, calibration : ndarray of int64
+        Together `index`, each ascending.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(_SCALING,))
+    order = np.random.default_rng(sequence).permutation(len(index))
+    count = len(index) // 4
+    return np.sort(index[order[:count]]), np.sort(index[order[count:]])
 
 
 class _Borrowed:

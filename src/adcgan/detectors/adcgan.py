@@ -167,7 +167,8 @@ class ADCGANModel(Model):
         )
         self.register_buffer("encoded_draws", torch.zeros_like(draws))
         parts = ["discrimination", "residual", "encoded", "latent"]
-        self.scale = ComponentScale(*parts[: 3 if self.latent_critic is None else 4])
+        if settings.normalise == "validation":
+            self.scale = ComponentScale(*parts[: 3 if self.latent_critic is None else 4])
         # On CPUs and on tensor cores convolutions are fastest with the channels innermost.
         channels_last(self)
 
@@ -214,11 +215,7 @@ class ADCGANModel(Model):
         return variants(self._weighed(components), self.settings.lam, self.settings.rho)
 
     def _weighed(self, components: Components) -> Components:
-        return components if self.settings.normalise == "none" else self.scale(components)
-
-    def rescale(self, components: Components) -> None:
-        """Take over the scale of the held-out images' components."""
-        self.scale.measure(components)
+        return components if self.scale is None else self.scale(components)
 
     def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
         """Keep E(G(z)) of D_z's draws."""

@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, clone
 
 from adcgan.data import ImageSet, ImageSource, load_images
 from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
-from adcgan.data.prepare import Split, split_held_out
+from adcgan.data.prepare import Split, divided, split_held_out
 from adcgan.detectors import storage
 from adcgan.detectors.model import Model
 from adcgan.detectors.notebook import html_of
@@ -34,6 +34,7 @@ from adcgan.training import (
     Session,
     make_accelerator,
     precision_of,
+    random_state_kept,
     resolve_device,
     train,
 )
@@ -85,6 +86,9 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     own_steps: ClassVar[bool] = False
     on_cpu: ClassVar[bool] = False
 
+    # What scikit-learn up to 1.7 asks, and below what it has asked since 1.6.
+    _estimator_type: ClassVar[str] = "outlier_detector"
+
     image_size: int | None = setting(
         None,
         maybe(whole(MIN_SIZE, MAX_SIZE)),
@@ -121,6 +125,11 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
 
         Its weights are drawn from torch's random numbers, which the caller has seeded.
         """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = self._estimator_type
+        return tags
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -207,12 +216,15 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         self.resized_ = images.resized
         self.__dict__.pop("_decision_scores", None)
         self.model_ = self._new_model(images.shape)
+        scaling, calibration = split.held_out[:0], split.held_out
+        if self.model_.scale is not None:
+            scaling, calibration = divided(split.held_out, self.random_state)
         with tracked(accelerator, trackers, folder, self.get_params()):
-            self._train(images.images, split, session)
-        self.n_train_, self.n_calibration_ = len(split.train), len(split.held_out)
+            self._train(images.images, split, scaling, session)
+        self.n_train_, self.n_calibration_ = len(split.train), len(calibration)
         self.history_ = log.rows
         self._training_images = images
-        self._calibrate(images.images, split)
+        self._calibrate(images.images, calibration)
         accelerator.end_training()
         if folder is not None and accelerator.is_main_process:
             self.save(folder)
@@ -283,14 +295,23 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
 
     def _new_model(self, shape: Shape, device: str | None = None) -> Model:
         """Return an untrained model with weights that `random_state` alone decides."""
-        with torch.random.fork_rng():
+        with random_state_kept():
             torch.manual_seed(self.random_state)
             # With settings of its own, which stay as they are now.
             model: Model = clone(self).make_model(shape)
         return model.to(resolve_device(device or self.device) if not self.on_cpu else "cpu").eval()
 
-    def _train(self, images: NDArray[np.uint8], split: Split, session: Session) -> None:
-        """Train on `images` (n, C, H, W) at `split.train`; `split.held_out` is for watching."""
+    def _train(
+        self,
+        images: NDArray[np.uint8],
+        split: Split,
+        scaling: NDArray[np.int64],
+        session: Session,
+    ) -> None:
+        """Train on `images` (n, C, H, W) at `split.train`, watched by those at `split.held_out`.
+
+        Rules and scales are learned from those at `scaling` alone.
+        """
         model, accelerator = self.model_, session.accelerator
         where = model.device
         recipe = model.recipe(len(split.train), accelerator)
@@ -298,12 +319,13 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             model.to(accelerator.device)
             train(recipe, images, split, session)
             model.to(where)
-        model.learn(images, split, session.progress)
+        model.learn(images, Split(split.train, scaling), session.progress)
+        if model.scale is not None and len(scaling):
+            model.scale.measure(self.components_of(images, scaling))
 
-    def _calibrate(self, images: NDArray[np.uint8], split: Split) -> None:
+    def _calibrate(self, images: NDArray[np.uint8], calibration: NDArray[np.int64]) -> None:
         """Set the threshold from held-out normal images, or by PyOD's rule from all of them."""
-        components = self.components_of(images, split.held_out)
-        self.model_.rescale(components)
+        components = self.components_of(images, calibration)
         self.calibration_scores_ = np.sort(self.model_.combine(components))
         if self.contamination is not None:
             self.fpr_ = None

@@ -32,7 +32,9 @@ class Model(nn.Module, ABC):
     """One system for images of one shape. A subclass defines `forward` and `combine`.
 
     A system of networks defines `recipe` too; one that also, or only, learns without gradients
-    defines `learn`. Networks are attributes, learned tensors are buffers: both are saved.
+    defines `learn`. One whose components must be put on one scale sets `scale`; it is measured on
+    images that the threshold is not calibrated with, so that p-values hold what they promise.
+    Networks are attributes, learned tensors are buffers: both are saved.
 
     Parameters
     ----------
@@ -43,6 +45,7 @@ class Model(nn.Module, ABC):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.scale: ComponentScale | None = None
 
     # -- what a system defines -----------------------------------------------------------------
 
@@ -75,13 +78,11 @@ class Model(nn.Module, ABC):
         images : ndarray of uint8 (n, C, H, W)
             Normal images.
         split : Split
-            Which of them to learn from, and which are held out.
+            Which of them to learn from, and which to judge what was learned by. The latter are
+            never those that the threshold is calibrated with.
         progress : Progress
             Where progress is reported.
         """
-
-    def rescale(self, components: Components) -> None:
-        """Take over the scale of each component from those of held-out normal images."""
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return what the generator makes of `n` latents that `rng`, on the CPU, draws.

@@ -243,13 +243,10 @@ class SelfSupervisedModel(Model):
 
     def combine(self, components: Components) -> NDArray[np.float64]:
         """Return the mean (n,) of recognition, neighbours and typicality on one scale."""
+        assert self.scale is not None
         scaled = self.scale(components)
         score: NDArray[np.float64] = np.mean([scaled[name] for name in WEIGHED], axis=0)
         return score
-
-    def rescale(self, components: Components) -> None:
-        """Take over the scale of the held-out images' components."""
-        self.scale.measure(components)
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
@@ -294,12 +291,15 @@ class SelfSupervisedModel(Model):
                 torch.stack([_direction(self._features(t, x)) for t in TURNS])
                 for x in self.batches(images, some)
             ]
-            right = torch.cat([self._right(x) for x in self.batches(images, split.held_out)])
+            right = [self._right(x) for x in self.batches(images, split.held_out)]
         self.reference = torch.cat(seen, 1)
         fitted = [gaussian_whitening(part.cpu().numpy()) for part in self.reference]
         self.mean = torch.stack([mean for mean, _ in fitted]).to(self.device)
         self.whitening = torch.stack([matrix for _, matrix in fitted]).to(self.device)
-        self.informed = informed(right, self.critic.task).to(self.device)
+        # Of no image, no question is known to be a guess.
+        task = self.critic.task
+        known = informed(torch.cat(right), task) if right else torch.ones(len(task.answers)).bool()
+        self.informed = known.to(self.device)
 
     def _right(self, x: Tensor) -> Tensor:
         """Return which answers are right: bool (B, S, Q) for images and the S scored t."""

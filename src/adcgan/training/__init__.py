@@ -1,6 +1,6 @@
 """Training: one step-based loop, guarded updates, checkpoints, the run's record, health."""
 
-from adcgan.training.device import make_accelerator, precision_of, resolve_device
+from adcgan.training.device import make_accelerator, precision_of, random_state_kept, resolve_device
 from adcgan.training.health import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -30,6 +30,7 @@ __all__ = [
     "hardware",
     "make_accelerator",
     "precision_of",
+    "random_state_kept",
     "reconstruction_figures",
     "resolve_device",
     "step_count",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from adcgan.training.device import random_state_kept
 from adcgan.training.loop import Recipe
 
 WIDTHS = (1.0, 0.5, 0.25, 0.125)
@@ -65,7 +66,7 @@ def estimate(
     FitCost or None
         None where there is nothing to train.
     """
-    with torch.random.fork_rng():
+    with random_state_kept():
         recipe = make_recipe(None)
         if recipe is None:
             return None

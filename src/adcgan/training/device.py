@@ -92,6 +92,14 @@ def precision_of(accelerator: Accelerator) -> str:
 
 
 @contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave torch's random numbers as they were, on every device."""
+    # Said explicitly, as torch warns where there are several.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+@contextmanager
 def denormals_flushed() -> Iterator[None]:
     """Flush denormal numbers to zero on CPUs, where they can halve the speed of a step."""
     before = bool(torch.tensor([1e-40]).mul(1.0).item() == 0.0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adcgan.data.prepare import DeviceImages, Split, epoch_order
 from adcgan.progress import Progress
 from adcgan.training.checkpoint import FILE_NAME, all_finite, load_checkpoint, save_checkpoint
-from adcgan.training.device import denormals_flushed
+from adcgan.training.device import denormals_flushed, random_state_kept
 from adcgan.training.graphs import GraphedSteps, Step
 from adcgan.training.health import Check, HealthWatch
 from adcgan.training.memory import memory_kept
@@ -138,7 +138,7 @@ def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Sess
         with (
             denormals_flushed(),
             memory_kept(),
-            torch.random.fork_rng(),
+            random_state_kept(),
             _training_mode(networks),
             loop.stream(),
         ):

@@ -17,7 +17,6 @@ from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
 from adcgan.detectors.baselines.search import (
     SEARCHES,
-    TILE,
     Starts,
     images_at_once,
     in_tiles,
@@ -95,12 +94,8 @@ class ADGANModel(Model):
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
         """Return the component, the map and what the best restart makes, in tiles."""
-        return in_tiles(self._explained, x, self._tile)
-
-    @property
-    def _tile(self) -> int:
-        """How many images are searched together: each restart has a copy of G."""
-        return min(TILE, images_at_once(self.generator, self.settings.restarts))
+        together = images_at_once(self.generator, self.settings.restarts)
+        return in_tiles(self._explained, x, together)
 
     def _explained(self, x: Tensor) -> Scored[Tensor]:
         """Return the mean over restarts of the final squared error, and what the best one makes."""

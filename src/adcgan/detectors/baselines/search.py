@@ -20,11 +20,10 @@ from adcgan.training.device import denormals_flushed
 # Why such a detector is not exported.
 SEARCHES = "it scores each image by a search with gradients, not by one forward pass"
 BETAS = (0.5, 0.999)
-# Images that are searched together. On CPUs eight take twice the time of one.
-TILE = 8
-# Floating-point numbers in the copies of weights, gradients and moments of one batch. On CPUs small
-# batches are faster: their memory is used again and again instead of being asked for anew.
-COPIES_ON_CPU, COPIES_ELSEWHERE = 2**26, 2**29
+# Images that are searched together. On a CPU sixteen take two to four times as long as one.
+TILE = 16
+# Floating-point numbers in the copies of weights, gradients and moments of one batch, off the CPU.
+MOST_COPIES = 2**29
 
 
 def in_tiles(
@@ -192,8 +191,10 @@ def search_latents_and_weights(
 
 
 def images_at_once(generator: nn.Module, restarts: int) -> int:
-    """Return how many images to search together."""
+    """Return how many images to search together, with a copy of G for each restart."""
     parameters = list(generator.parameters())
-    numbers = COPIES_ON_CPU if parameters[0].device.type == "cpu" else COPIES_ELSEWHERE
-    copies = numbers // (5 * sum(p.numel() for p in parameters))
-    return max(1, copies // restarts)
+    # On CPUs one is fastest: the memory of its copies is used again, not asked for anew.
+    if parameters[0].device.type == "cpu":
+        return 1
+    copies = MOST_COPIES // (5 * sum(p.numel() for p in parameters))
+    return min(TILE, max(1, copies // restarts))
