@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("data") and not os.environ.get("ADCGAN_DATA"):
             item.add_marker(no_data)
-        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+        slow = item.get_closest_marker("slow") or item.get_closest_marker("matrix")
+        if slow and not config.getoption("--slow"):
             item.add_marker(not_slow)
 
 

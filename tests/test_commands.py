@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +310,6 @@ def test_the_service_answers_an_image(name: str, given: Given, photographs: Path
     finally:
         process.kill()
         process.communicate()
-    assert Image.open(BytesIO(image.read_bytes())).size[0] > 0
     (row,) = body["images"]
     assert np.isfinite(row["score"])
     assert row["error"] is None
