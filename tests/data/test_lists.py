@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,26 @@ def test_a_path_that_cannot_be_read_keeps_its_place_with_its_error(tmp_path: Pat
     assert all(item.error for item in found.skipped)
     with pytest.raises(InputError, match="1 of 1 images in 'list of files' cannot be read"):
         load_images([tmp_path / "missing.png"])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("others", [[], [noise(20, 20)]])
+def test_a_pipe_and_an_impossible_path_are_errors_and_not_waited_for(
+    tmp_path: Path, cache: bool, others: list[Any]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    items = [tmp_path / "pipe.png", "nul\0.png", save(tmp_path / "a.png", 20, 20), *others]
+    found = load_images(items, cache=cache)
+    assert [item.position for item in found.skipped] == [0, 1]
+    assert found.skipped[0].error == "not a regular file"
+    assert "null" in found.skipped[1].error
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_one_pipe_is_refused_and_not_waited_for(tmp_path: Path, cache: bool) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="not a regular file"):
+        load_images(tmp_path / "pipe.png", cache=cache)
 
 
 @pytest.mark.parametrize("cache", [True, False])

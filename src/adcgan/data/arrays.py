@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adcgan.data.cache import Decoded
+from adcgan.data.folder import decode_found, file_at
 from adcgan.data.image_file import (
     MAX_SIZE,
     MIN_SIZE,
     Target,
-    decode_file,
     reason,
     to_pixels,
     upright,
@@ -164,7 +164,7 @@ def decode_list(
     def fetch(i: int) -> NDArray[np.uint8]:
         item = items[i]
         if isinstance(item, (str, os.PathLike)):
-            return decode_file(os.path.expanduser(os.fspath(item)), target)
+            return decode_found(file_at(item), target)
         if not isinstance(item, Image.Image):
             array = np.asarray(item)
             return to_pixels(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +42,42 @@ class FoundFile:
 def is_left_out(name: str) -> bool:
     """Say whether a file or folder is hidden (a leading dot), or an operating system's own."""
     return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+def file_at(path: str | os.PathLike[str], name: str | None = None) -> FoundFile:
+    """Return the file at a path that a user gave, with an error unless it may be opened.
+
+    Parameters
+    ----------
+    path : path
+        ``~`` is the user's home.
+    name : str or None, default None
+        What to call it. None: the path as it was given.
+
+    Returns
+    -------
+    FoundFile
+        A pipe or device has an error: to open it may wait, or read, without end.
+    """
+    given = os.fspath(path)
+    path = os.path.expanduser(given)
+    error = ""
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            error = "not a regular file"
+    except (OSError, ValueError) as problem:
+        error = reason(problem)
+    return FoundFile(valid_name(given if name is None else name), path, error)
+
+
+def decode_found(file: FoundFile, target: Target) -> NDArray[np.uint8]:
+    """Return the pixels (C, H, W) of a file; any exception if it cannot be read."""
+    if file.error:
+        raise ValueError(file.error)
+    if os.path.getsize(file.path) == 0:
+        raise ValueError("the file is empty")
+    return decode_file(file.path, target)
 
 
 def list_files(folder: Path) -> list[FoundFile]:
@@ -104,7 +139,10 @@ def decode_files(
     Decoded
     """
     names = [file.name for file in files]
-    fetch = partial(_fetch, files, target)
+
+    def fetch(i: int) -> NDArray[np.uint8]:
+        return decode_found(files[i], target)
+
     if not cache:
         return decode_all(names, fetch, target, progress=progress)
     before = [_state(file) for file in files]
@@ -156,16 +194,6 @@ def _walk(
                 found.append(FoundFile(valid_name(inside), entry.path, error_text))
 
 
-def _fetch(files: list[FoundFile], target: Target, i: int) -> NDArray[np.uint8]:
-    """Decode one file."""
-    file = files[i]
-    if file.error:
-        raise ValueError(file.error)
-    if os.path.getsize(file.path) == 0:
-        raise ValueError("the file is empty")
-    return decode_file(file.path, target)
-
-
 def _digest(file: FoundFile) -> str:
     """Return the hash of a file, or why it has none."""
     if file.error:
@@ -180,7 +208,7 @@ def _state(file: FoundFile) -> tuple[int, int]:
     """Return what changes when a file is written: its size and time."""
     try:
         status = os.stat(file.path)
-    except OSError:
+    except (OSError, ValueError):
         return -1, -1
     return status.st_size, status.st_mtime_ns
 

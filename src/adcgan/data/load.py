@@ -14,7 +14,7 @@ from PIL import Image
 
 from adcgan.data.arrays import check_side, decode_list, fit_array, open_npy, open_npz, to_nchw
 from adcgan.data.cache import Decoded
-from adcgan.data.folder import FoundFile, decode_files, list_files, valid_name
+from adcgan.data.folder import decode_files, file_at, list_files
 from adcgan.data.image_file import Target, check_channels, check_image_size, check_resize
 from adcgan.data.imageset import ImageSet
 from adcgan.data.named import DATASETS
@@ -105,7 +105,7 @@ def _load_files(path: Path, target: Target, *, cache: bool, progress: Progress |
     if not os.path.lexists(path):
         hint = " To load the data set of that name use load_named." if str(path) in DATASETS else ""
         raise InputError(f"The path {str(path)!r} does not exist or cannot be reached.{hint}")
-    files = list_files(path) if os.path.isdir(path) else [FoundFile(path.name, str(path))]
+    files = list_files(path) if os.path.isdir(path) else [file_at(path, path.name)]
     if not files:
         raise InputError(f"The folder {str(path)!r} must hold images. It holds no file.")
     decoded = decode_files(files, target, cache=cache, progress=progress)
@@ -126,9 +126,8 @@ def _load_list(
     """Load a list of image files, arrays and PIL images."""
     if not items:
         raise InputError("The list of images must not be empty.")
-    paths = [os.fspath(item) for item in items if isinstance(item, (str, os.PathLike))]
-    if len(paths) == len(items):
-        files = [FoundFile(valid_name(path), os.path.expanduser(path)) for path in paths]
+    files = [file_at(item) for item in items if isinstance(item, (str, os.PathLike))]
+    if len(files) == len(items):
         decoded = decode_files(files, target, cache=cache, progress=progress)
         return _from_decoded(decoded, [file.name for file in files], "list of files")
     names = [str(i) for i in range(len(items))]
