@@ -81,6 +81,16 @@ def test_one_file_is_a_listing_of_one(tmp_path):
     assert list_images(str(tmp_path / "a.png")).entries.column("name").to_pylist() == ["a.png"]
 
 
+def test_one_file_may_have_a_name_that_is_no_text_or_be_a_pipe(tmp_path):
+    odd, pipe = os.fsencode(tmp_path) + b"/\xff.png", tmp_path / "pipe.png"
+    Path(os.fsdecode(odd)).write_bytes(b"x")
+    os.mkfifo(pipe)
+    found = list_images(os.fsdecode(odd)).entries
+    assert found.column("name").to_pylist() == ["\\udcff.png"]
+    assert found.column("path").to_pylist() == [odd]
+    assert list_images(str(pipe)).entries.column("error").to_pylist() == ["not a regular file"]
+
+
 def test_the_digest_tells_names_and_sizes_apart(tmp_path):
     write_files(tmp_path, "a.png", "b.png")
     digests = [list_images(str(tmp_path)).digest()]
@@ -97,6 +107,7 @@ def test_the_digest_tells_names_and_sizes_apart(tmp_path):
 
 def test_a_store_is_listed_by_name_without_what_is_hidden(remote):
     write_files(remote, "in/b.png", "in/a/c.png", "in/.hidden/d.png", "in/a/.e.png", "else/f.png")
+    write_files(remote, "in/Thumbs.db", "in/a/desktop.ini", "in/__MACOSX/b.png")
     found = list_images("store://in")
     assert found.entries.column("name").to_pylist() == ["a/c.png", "b.png"]
     assert found.entries.column("path").to_pylist() == [b"in/a/c.png", b"in/b.png"]

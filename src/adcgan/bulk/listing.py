@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adcgan.data.arrays import is_array
-from adcgan.data.folder import FoundFile, is_left_out, list_files
+from adcgan.data.folder import FoundFile, file_at, is_left_out, list_files
 from adcgan.data.image_file import reason
 from adcgan.errors import InputError, MissingExtraError
 
@@ -78,10 +78,11 @@ def list_images(data: str) -> Listing:
     Parameters
     ----------
     data : str
-        A folder of images (with the folders in it; hidden files are left out), one image, one
-        .parquet file, or a folder of nothing but those, as a path or as a URI that PyArrow knows
-        (s3://, gs://, hdfs://, abfs://, file://). Parquet files hold a struct column ``image``,
-        or one of another name, of ``bytes`` and ``path``: the layout of the Hugging Face hub.
+        A folder of images (with the folders in it; hidden files and those of operating systems
+        are left out), one image, one .parquet file, or a folder of nothing but those, as a path
+        or as a URI that PyArrow knows (s3://, gs://, hdfs://, abfs://, file://). Parquet files
+        hold a struct column ``image``, or one of another name, of ``bytes`` and ``path``: the
+        layout of the Hugging Face hub.
 
     Returns
     -------
@@ -189,7 +190,7 @@ def _local_files(path: str, source: str) -> list[tuple[FoundFile, int]]:
     if os.path.isdir(path):
         files = list_files(Path(path))
     else:
-        files = [FoundFile(os.path.basename(path), path)]
+        files = [file_at(path, os.path.basename(path))]
     return [(file, _size(file)) for file in files]
 
 
