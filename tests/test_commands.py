@@ -213,8 +213,10 @@ def test_fit_resume_score_evaluate_report_and_export(
 
     file = tmp_path / "m.onnx"
     if DETECTORS[name].not_exported:
-        assert DETECTORS[name].not_exported in refused("export", model, "--out", file)
-        assert not file.exists()
+        into = tmp_path / "new" / "m.onnx"
+        assert DETECTORS[name].not_exported in refused("export", model, "--out", into)
+        assert "exporting" not in invoke("export", model, "--out", into).stderr
+        assert not into.parent.exists()
         return
     done("export", model, "--out", file)
     done("score", file, tested[0], "--out", tmp_path / "o.csv")

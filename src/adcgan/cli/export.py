@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from adcgan.cli import options
-from adcgan.cli.inputs import check_output_file, make_folder
+from adcgan.cli.inputs import check_output_file
 from adcgan.cli.terminal import print_json, say
 
 
@@ -26,10 +26,10 @@ def export(
     """
     check_output_file(out)
     from adcgan.detectors import load
-    from adcgan.onnx.export import export_onnx
+    from adcgan.onnx.export import check_exportable, export_onnx
 
     detector = load(model, device="cpu")
-    make_folder(out.parent)
+    check_exportable(detector, out)
     say("exporting, and checking the file against the model")
     made = export_onnx(detector, out)
     if json:

@@ -94,7 +94,7 @@ def export_onnx(detector: Detector, path: str | Path) -> Export:
         The file does not agree with the detector. None is left.
     """
     path = Path(path).expanduser()
-    _check(detector, path)
+    check_exportable(detector, path)
     description = describe(detector)
     content = seal(to_onnx(_plain(detector.model_on("cpu")), description))
     try:
@@ -140,8 +140,16 @@ def describe(detector: Detector) -> Description:
     )
 
 
-def _check(detector: Detector, path: Path) -> None:
-    """Refuse, before any work, what cannot be exported."""
+def check_exportable(detector: Detector, path: Path) -> None:
+    """Refuse, before any work, what `export_onnx` cannot write.
+
+    Raises
+    ------
+    InputError
+        The detector is not fitted, its method cannot be exported, or `path` is a folder.
+    MissingExtraError
+        onnx or onnxruntime is not installed.
+    """
     if not isinstance(detector, Detector):
         raise InputError(
             f"The 'detector' parameter must be a detector. Got {type(detector).__name__} instead."
