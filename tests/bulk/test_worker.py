@@ -19,7 +19,7 @@ from adcgan.bulk.listing import list_images  # noqa: E402
 from adcgan.bulk.manifest import Manifest, Summary  # noqa: E402
 from adcgan.bulk.model import Model  # noqa: E402
 from adcgan.bulk.output import Output  # noqa: E402
-from adcgan.bulk.worker import Task, check_visible, score_shard, target_of  # noqa: E402
+from adcgan.bulk.worker import Task, check_visible, score_shard  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def score(scorer, tmp_path):
         output = Output.at(str(tmp_path / f"out-{shard_size}"))
         output.begin(manifest)
         task = Task(listing, output, manifest, Model.at(tmp_path / "model"), "cpu")
-        decoder = Decoder(target_of(scorer))
+        decoder = Decoder(scorer.target_)
         summaries = [score_shard(task, scorer, decoder, i) for i in range(manifest.n_shards)]
         decoder.close()
         rows = dataset.dataset(output.path, format="parquet").to_table().to_pylist()
@@ -131,7 +131,7 @@ def test_a_shard_of_broken_files_alone_is_rows_of_errors(score, broken, tmp_path
 
 
 def test_images_become_what_the_model_learned_from(scorer):
-    assert target_of(scorer) == Target(16, "squash", 1)
+    assert scorer.target_ == Target(16, "squash", 1)
 
 
 def test_a_machine_that_does_not_see_a_disk_is_named(folder, tmp_path):

@@ -141,7 +141,7 @@ def empty_record(entries: Path) -> None:
 def flat_record(entries: Path) -> None:
     (path,) = entries.glob("*.json")
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "shape": [20 * 16 * 16]}))
+    path.write_text(json.dumps({**record, "sides": [20 * 16 * 16]}))
 
 
 @pytest.mark.parametrize(

@@ -263,5 +263,5 @@ def test_other_channel_counts_are_refused(channels: object) -> None:
 
 
 def test_unknown_resize_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'squash', 'crop', 'pad'\. Got 'stretch'"):
+    with pytest.raises(InputError, match=r"'squash', 'crop', 'pad', 'keep'\. Got 'stretch'"):
         Target(SIZE, "stretch")

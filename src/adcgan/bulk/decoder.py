@@ -31,6 +31,8 @@ SECONDS = 60.0
 _HEAD = struct.Struct("<cQ")
 _PATH, _CONTENT = b"p", b"c"
 _PIXELS, _ERROR = b"+", b"-"
+# Height and width, before the pixels.
+_SIDES = struct.Struct("<II")
 
 
 class Decoder:
@@ -53,7 +55,7 @@ class Decoder:
         self._process: subprocess.Popen[bytes] | None = None
 
     def decode(self, source: bytes, *, is_path: bool) -> NDArray[np.uint8] | str:
-        """Return the pixels (C, size, size) of an image, or why it has none.
+        """Return the pixels (C, H, W) of an image, or why it has none.
 
         Parameters
         ----------
@@ -77,7 +79,8 @@ class Decoder:
             return f"decoding it ended the process that did ({_how(self._end())})"
         if kind == _ERROR:
             return str(answer, "utf-8")
-        return np.frombuffer(answer, np.uint8).reshape(-1, self._target.size, self._target.size)
+        height, width = _SIDES.unpack_from(answer)
+        return np.frombuffer(answer, np.uint8, offset=_SIDES.size).reshape(-1, height, width)
 
     def close(self) -> None:
         """End the process, if one runs."""
@@ -138,7 +141,8 @@ def main() -> None:
 def _answer(answers: BinaryIO, kind: bytes, source: bytes, target: Target) -> None:
     """Decode one image and write the answer."""
     try:
-        done, content = _PIXELS, _decoded(kind, source, target).tobytes()
+        pixels = _decoded(kind, source, target)
+        done, content = _PIXELS, _SIDES.pack(*pixels.shape[1:]) + pixels.tobytes()
     except Exception as error:
         # Broken files make decoders raise almost anything.
         done, content = _ERROR, reason(error).encode("utf-8", "backslashreplace")

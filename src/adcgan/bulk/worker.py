@@ -19,7 +19,7 @@ from adcgan.bulk.model import Model
 from adcgan.bulk.output import Output
 from adcgan.bulk.reading import Found, images_at
 from adcgan.data import ImageSet
-from adcgan.data.image_file import Target
+from adcgan.data.ragged import gathered
 from adcgan.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class ShardScorer:
         task: Task = ray.get(self._reference)
         check_visible(task)
         scorer = task.model.load(task.device)
-        return task, scorer, Decoder(target_of(scorer))
+        return task, scorer, Decoder(scorer.target_)
 
 
 def check_visible(task: Task) -> None:
@@ -167,12 +167,6 @@ def check_visible(task: Task) -> None:
         raise InputError(f"DATA {task.listing.root!r} {here}: {wanted}, or on an object store.")
     if not task.output.holds_manifest():
         raise InputError(f"--out {task.output.path!r} {here}: {wanted}, or on an object store.")
-
-
-def target_of(scorer: Scorer) -> Target:
-    """Return the size and channels that a scorer takes images of folders in."""
-    channels, size, _ = scorer.image_shape_
-    return Target(size, scorer.resize, channels)
 
 
 def score_shard(task: Task, scorer: Scorer, decoder: Decoder, shard: int) -> Summary:
@@ -231,7 +225,7 @@ class _Rows:
             return
         places = [place for place, _ in self._waiting]
         images = ImageSet(
-            images=np.stack([pixels for _, pixels in self._waiting]),
+            images=gathered(pixels[None] for _, pixels in self._waiting),
             names=[self._names[place] for place in places],
             positions=np.arange(len(places)),
             resized=True,

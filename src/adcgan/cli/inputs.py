@@ -44,13 +44,19 @@ def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:
     """Return the images of `data` as the detector sees them; of a named set, its test split."""
     from adcgan.data import DATASETS, load_named
 
-    channels, size, _ = detector.image_shape_
+    target = detector.target_
     if data in DATASETS:
-        images = load_named(data, "test", image_size=size, channels=channels)
+        # A named set has images of one size, and takes those of another kind for squares.
+        size = target.size or detector.image_shape_[1]
+        images = load_named(data, "test", image_size=size, channels=target.channels)
         refuse_skipped(images, strict)
         return images
     return load_path(
-        data, image_size=size, resize=detector.resize, channels=channels, strict=strict
+        data,
+        image_size=target.size,
+        resize=target.resize,
+        channels=target.channels,
+        strict=strict,
     )
 
 

@@ -25,6 +25,7 @@ from adcgan.data.image_file import (
     upright,
 )
 from adcgan.data.parallel import decode_all
+from adcgan.data.ragged import Images, Ragged, typical_shape
 from adcgan.errors import InputError
 from adcgan.progress import Progress
 
@@ -82,8 +83,13 @@ def is_array(data: Any) -> bool:
     return hasattr(data, "__array__") and not isinstance(data, Image.Image)
 
 
-def check_side(images: NDArray[np.uint8], source: str) -> None:
-    """Raise `InputError` unless images (n, C, H, W) are square, with sides of 16 to 256."""
+def check_side(images: Images, source: str) -> None:
+    """Raise `InputError` unless images are square and of one size, with sides of 16 to 256."""
+    if isinstance(images, Ragged):
+        raise InputError(
+            f"The images of {source!r} must be of one size, unless they are to be resized. They "
+            "are of several: pass image_size."
+        )
     height, width = images.shape[2:]
     if height != width or not MIN_SIZE <= height <= MAX_SIZE:
         raise InputError(
@@ -92,14 +98,12 @@ def check_side(images: NDArray[np.uint8], source: str) -> None:
         )
 
 
-def fit_array(
-    images: NDArray[np.uint8], target: Target, progress: Progress | None
-) -> NDArray[np.uint8]:
+def fit_array(images: Images, target: Target, progress: Progress | None) -> Images:
     """Give images the target's size and channels.
 
     Parameters
     ----------
-    images : ndarray of uint8, shape (n, C, H, W)
+    images : ndarray of uint8, shape (n, C, H, W), or Ragged of n
         Returned as they are if they already fit.
     target : Target
         Size and channels; channels None keeps those of `images`.
@@ -108,14 +112,16 @@ def fit_array(
 
     Returns
     -------
-    ndarray of uint8, shape (n, target's channels, size, size)
+    ndarray of uint8, shape (n, target's channels, H, W), or Ragged of n
     """
-    n, channels, height, width = images.shape
-    if (height, width) == (target.size, target.size) and target.channels in (None, channels):
+    n, channels = len(images), typical_shape(images)[0]
+    shapes = images.shapes if isinstance(images, Ragged) else [images.shape[1:]]
+    fit = all(target.fits(width, height) for _, height, width in shapes)
+    if fit and target.channels in (None, channels):
         return images
 
     def fetch(i: int) -> NDArray[np.uint8]:
-        pixels = images[i, 0] if channels == 1 else images[i].transpose(1, 2, 0)
+        pixels = images[i][0] if channels == 1 else images[i].transpose(1, 2, 0)
         return to_pixels(Image.fromarray(np.ascontiguousarray(pixels)), target)
 
     decoded = decode_all([str(i) for i in range(n)], fetch, target, progress=progress)

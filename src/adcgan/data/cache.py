@@ -1,8 +1,9 @@
 """Decoded pixels on disk, found again by a hash of what they were decoded from.
 
-An entry is two files: ``<key>.pixels`` (raw uint8, n × C × H × W) and ``<key>.json`` (shape,
-checksum, what was skipped, labels). Both are written under temporary names and renamed, the JSON
-last, so that a process that dies leaves no entry, and two that write the same entry agree.
+An entry is two files: ``<key>.pixels`` (raw uint8, one image after the other, each C × H × W) and
+``<key>.json`` (shapes, checksum, what was skipped, labels). Both are written under temporary names
+and renamed, the JSON last, so that a process that dies leaves no entry, and two that write the same
+entry agree.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import PIL
 from numpy.typing import NDArray
 
 from adcgan.data.imageset import Skipped
+from adcgan.data.ragged import Images, shaped
 
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK = 1 << 20
 _STALE_SECONDS = 24 * 3600
 
@@ -38,13 +40,13 @@ class Decoded:
 
     Parameters
     ----------
-    images : ndarray of uint8, shape (n, C, size, size)
+    images : ndarray of uint8, shape (n, C, H, W), or Ragged of n
     skipped : list of Skipped
     labels : list of int or None
         The class of every input, readable or not, where there are classes.
     """
 
-    images: NDArray[np.uint8]
+    images: Images
     skipped: list[Skipped] = field(default_factory=list)
     labels: list[int] | None = None
 
@@ -91,23 +93,27 @@ def read_entry(key: str) -> Decoded | None:
     folder = cache_folder()
     try:
         record = json.loads((folder / f"{key}.json").read_text("utf-8"))
-        shape = tuple(int(side) for side in record["shape"])
+        channels = int(record["channels"])
+        shapes = [(channels, int(height), int(width)) for height, width in record["sides"]]
         pixels = folder / f"{key}.pixels"
-        if pixels.stat().st_size != math.prod(shape) or _checksum(pixels) != record["crc32"]:
+        total = sum(math.prod(shape) for shape in shapes)
+        if pixels.stat().st_size != total or _checksum(pixels) != record["crc32"]:
             return None
-        images = np.memmap(pixels, np.uint8, "r", shape=shape)
+        images = shaped(np.memmap(pixels, np.uint8, "r"), shapes)
         decoded = Decoded(images, [Skipped(*row) for row in record["skipped"]], record["labels"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     sound = decoded.labels is None or len(decoded.labels) == decoded.n_items
-    return decoded if sound and len(shape) == 4 else None
+    return decoded if sound else None
 
 
 def publish(key: str, pixels: Path, decoded: Decoded) -> None:
     """Make the finished file `pixels`, in the cache folder, the entry `key`."""
     folder = cache_folder()
+    shapes = [image.shape for image in decoded.images]
     record = {
-        "shape": list(decoded.images.shape),
+        "channels": shapes[0][0],
+        "sides": [shape[1:] for shape in shapes],
         "crc32": _checksum(pixels),
         "skipped": [[item.position, item.name, item.error] for item in decoded.skipped],
         "labels": decoded.labels,

@@ -17,8 +17,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from adcgan.errors import InputError
 
-RESIZES: tuple[str, ...] = ("squash", "crop", "pad")
+RESIZES: tuple[str, ...] = ("squash", "crop", "pad", "keep")
 MIN_SIZE, MAX_SIZE = 16, 256
+# Of the longer side of an image that keeps its aspect.
+MIN_LONGEST, MAX_LONGEST = 64, 8192
 
 # How much larger than the target an image may be left by a cheap first reduction (a JPEG decoded
 # at half size, a box filter); the good filter does the rest. Pillow's documentation calls 2 enough
@@ -43,31 +45,50 @@ class Target:
 
     Parameters
     ----------
-    size : int
-        Height and width in pixels, 16 to 256.
-    resize : {"squash", "crop", "pad"}
+    size : int or None
+        Height and width in pixels, 16 to 256. For "keep" the longer side at most, 64 to 8192;
+        None leaves every image its size.
+    resize : {"squash", "crop", "pad", "keep"}
         How an image that is not square becomes so: stretched, its centre square, or fitted
-        between black bars.
+        between black bars. "keep": it stays as it is, unless it is longer than `size`.
     channels : {1, 3} or None
         Grey, colour, or None to keep grey images grey and make all others RGB.
     """
 
-    size: int
+    size: int | None
     resize: str = "squash"
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        check_image_size(self.size)
         check_resize(self.resize)
+        if self.size is not None or self.resize != "keep":
+            check_image_size(self.size, self.resize)
         check_channels(self.channels)
 
+    def fits(self, width: int, height: int) -> bool:
+        """Say whether an image of this size stays as it is."""
+        if self.resize == "keep":
+            return self.size is None or max(width, height) <= self.size
+        return (width, height) == (self.size, self.size)
 
-def check_image_size(size: object) -> None:
-    """Raise `InputError` unless `size` is an integer from 16 to 256."""
+    def inner(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height that an image is scaled to, before bars are added."""
+        if self.fits(width, height):
+            return width, height
+        assert self.size is not None
+        if self.resize in ("squash", "crop"):
+            return self.size, self.size
+        scale = self.size / max(width, height)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def check_image_size(size: object, resize: str = "squash") -> None:
+    """Raise `InputError` unless `size` is an integer in the range for this `resize`."""
+    least, most = (MIN_LONGEST, MAX_LONGEST) if resize == "keep" else (MIN_SIZE, MAX_SIZE)
     integral = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
-    if not integral or not MIN_SIZE <= int(size) <= MAX_SIZE:  # type: ignore[call-overload]
+    if not integral or not least <= int(size) <= most:  # type: ignore[call-overload]
         raise InputError(
-            f"The 'image_size' parameter must be an integer from {MIN_SIZE} to {MAX_SIZE}. "
+            f"The 'image_size' parameter must be an integer from {least} to {most}. "
             f"Got {size!r} instead."
         )
 
@@ -102,7 +123,7 @@ def decode_file(file: str | IO[bytes], target: Target) -> NDArray[np.uint8]:
 
     Returns
     -------
-    ndarray of uint8, shape (C, size, size)
+    ndarray of uint8, shape (C, H, W)
 
     Raises
     ------
@@ -131,7 +152,7 @@ def to_pixels(image: Image.Image, target: Target) -> NDArray[np.uint8]:
 
     Returns
     -------
-    ndarray of uint8, shape (C, size, size)
+    ndarray of uint8, shape (C, H, W)
 
     Raises
     ------
@@ -141,7 +162,7 @@ def to_pixels(image: Image.Image, target: Target) -> NDArray[np.uint8]:
     image = _flatten(image)
     if target.channels is not None:
         image = image.convert("L" if target.channels == 1 else "RGB")
-    pixels = np.asarray(_fit(image, target.size, target.resize))
+    pixels = np.asarray(_fit(image, target))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
@@ -219,11 +240,12 @@ def _refuse_bomb(image: Image.Image) -> None:
 def _draft(image: Image.Image, target: Target) -> None:
     """Let the JPEG decoder shrink a large image while it decodes."""
     width, height = image.size
-    side = max(width, height) if target.resize == "pad" else min(width, height)
-    if target.resize == "squash":
-        wanted = (target.size, target.size)
-    else:
-        wanted = (width * target.size // side, height * target.size // side)
+    if target.fits(width, height):
+        return
+    wanted = target.inner(width, height)
+    if target.resize == "crop":
+        shorter, size = min(width, height), wanted[0]
+        wanted = (width * size // shorter, height * size // shorter)
     image.draft(None, (_DRAFT_GAP * max(wanted[0], 1), _DRAFT_GAP * max(wanted[1], 1)))
 
 
@@ -255,22 +277,19 @@ def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     return scaled
 
 
-def _fit(image: Image.Image, size: int, resize: str) -> Image.Image:
-    """Make the image size × size."""
+def _fit(image: Image.Image, target: Target) -> Image.Image:
+    """Give the image the size that it is to have."""
     width, height = image.size
-    if (width, height) == (size, size):
+    if target.fits(width, height):
         return image
-    inner = (size, size)
-    if resize == "crop":
+    inner = target.inner(width, height)
+    if target.resize == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    elif resize == "pad":
-        scale = size / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     shrunk = image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
-    if inner == (size, size):
+    if target.resize != "pad" or target.size is None or inner == (target.size, target.size):
         return shrunk
-    canvas = Image.new(image.mode, (size, size))
-    canvas.paste(shrunk, ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    canvas = Image.new(image.mode, (target.size, target.size))
+    canvas.paste(shrunk, ((target.size - inner[0]) // 2, (target.size - inner[1]) // 2))
     return canvas

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.data.ragged import Images, Ragged, typical_shape
+
 
 @dataclass(frozen=True, eq=False)
 class Skipped:
@@ -30,12 +32,13 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Decoded images of one shape, in input order.
+    """Decoded images, in input order.
 
     Parameters
     ----------
-    images : ndarray of uint8, shape (n, C, H, W)
+    images : ndarray of uint8, shape (n, C, H, W), or Ragged of n, each (C, H, W)
         The readable images, 0 to 255; in memory or a memory-mapped file. Treat as read-only.
+        `adcgan.data.ragged.Ragged` where they differ in size, which `resize="keep"` leaves them.
     names : list of str, length n
         Relative POSIX path in the folder (always valid Unicode: undecodable bytes are written
         as escapes), or the index as text.
@@ -53,7 +56,7 @@ class ImageSet:
         True where images went through the resize pipeline, False where pixels are as they came.
     """
 
-    images: NDArray[np.uint8]
+    images: Images
     names: list[str]
     positions: NDArray[np.intp]
     skipped: list[Skipped] = field(default_factory=list)
@@ -65,7 +68,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         n = len(self.images)
         assert self.images.dtype == np.uint8
-        assert self.images.ndim == 4
+        assert isinstance(self.images, Ragged) or self.images.ndim == 4
         assert len(self.names) == n
         assert self.positions.shape == (n,)
         assert self.labels is None or self.labels.shape == (n,)
@@ -90,9 +93,8 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        _, channels, height, width = self.images.shape
-        return channels, height, width
+        """Shape (C, H, W) of one image; where sizes differ, with the median height and width."""
+        return typical_shape(self.images)
 
     def select(self, index: Any) -> ImageSet:
         """Return the readable images at `index` as a set of its own, with nothing skipped.

@@ -55,10 +55,11 @@ def load_images(
         the user's home.
     image_size : int or None, default None
         Height and width to resize to, 16 to 256. None: 64 for folders, image files and lists;
-        arrays keep their size, which must be square and within those bounds.
-    resize : {"squash", "crop", "pad"}, default "squash"
+        arrays keep their size, which must be square and within those bounds. With
+        ``resize="keep"`` the longer side at most, 64 to 8192; None: every image keeps its size.
+    resize : {"squash", "crop", "pad", "keep"}, default "squash"
         How an image that is not square becomes so: stretched, its centre square, or fitted
-        between black bars.
+        between black bars. "keep": it keeps its aspect, and its size up to `image_size`.
     channels : {1, 3} or None, default None
         Convert to grey or RGB. None: grey if every readable image is stored as grey, else RGB;
         arrays keep theirs.
@@ -79,11 +80,12 @@ def load_images(
     InputError
         If a parameter or the data is wrong, or no image can be read.
     """
-    if image_size is not None:
-        check_image_size(image_size)
     check_resize(resize)
+    if image_size is not None:
+        check_image_size(image_size, resize)
     check_channels(channels)
-    target = Target(DEFAULT_SIZE if image_size is None else int(image_size), resize, channels)
+    size = None if image_size is None else int(image_size)
+    target = Target(size or (None if resize == "keep" else DEFAULT_SIZE), resize, channels)
     if isinstance(data, (str, os.PathLike)):
         path = Path(data).expanduser()
         if path.suffix.lower() in {".npy", ".npz"} and os.path.isfile(path):
@@ -169,10 +171,11 @@ def _fit(
     progress: Progress | None,
 ) -> ImageSet:
     """Resize only if asked to; otherwise check that the size needs none."""
-    if image_size is None:
+    size = None if image_size is None else int(image_size)
+    if size is None and resize != "keep":
         check_side(found.images, found.source)
-    size = found.shape[1] if image_size is None else int(image_size)
-    images: NDArray[np.uint8] = fit_array(found.images, Target(size, resize, channels), progress)
+        size = found.shape[1]
+    images = fit_array(found.images, Target(size, resize, channels), progress)
     resized = found.resized or image_size is not None
     if images is found.images and resized == found.resized:
         return found

@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adcgan.data.thumbnails import contact_sheet, data_uri, reduced
 
@@ -50,12 +51,23 @@ def _pictures(images: ImageSet) -> str:
         return ""
     places = np.unique(np.linspace(0, len(images) - 1, min(len(images), _SHOWN)).astype(np.intp))
     few = [reduced(images.images[i].transpose(1, 2, 0), _SIDE) for i in places]
+    side = max(max(picture.shape[:2]) for picture in few)
+    few = [_framed(picture, side) for picture in few]
     width = min(len(few), _COLUMNS) * (_SIDE + 2)
     return (
         f'<img src="{data_uri(contact_sheet(np.stack(few), _COLUMNS))}" '
         f'alt="{len(few)} of the images, evenly spaced" '
         f'style="width: {width}px; max-width: 100%; image-rendering: pixelated; margin: 6px 0">'
     )
+
+
+def _framed(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return a picture (H, W, C) in the middle of a black square."""
+    height, width, channels = picture.shape
+    frame = np.zeros((side, side, channels), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    frame[top : top + height, left : left + width] = picture
+    return frame
 
 
 def _skipped(images: ImageSet) -> str:

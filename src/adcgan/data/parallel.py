@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from adcgan.data.cache import Decoded, new_file, publish, usable_cache
 from adcgan.data.image_file import Target, quiet_pillow, reason
 from adcgan.data.imageset import Skipped
+from adcgan.data.ragged import Images, shaped
 from adcgan.errors import InputError
 from adcgan.progress import Progress, terminal_progress
 
@@ -54,7 +55,7 @@ def decode_all(
     names : sequence of str
         The name of each input.
     fetch : callable
-        Called with an index from several threads; returns pixels (C, size, size) or raises.
+        Called with an index from several threads; returns pixels (C, H, W) or raises.
     target : Target
         What `fetch` produces. Without channels the set is grey if every readable image is, else
         RGB.
@@ -70,8 +71,10 @@ def decode_all(
     Decoded
         With no images if no input can be read; that is never kept in the cache.
     """
-    largest = len(names) * 3 * target.size**2
-    with _open_file(largest, key) as (file, path):
+    # What keeps its size may be of any: it goes to a file.
+    side = target.size
+    most = None if target.resize == "keep" or side is None else len(names) * 3 * side**2
+    with _open_file(most, key) as (file, path):
         writer = _PixelWriter(file, target)
         skipped: list[Skipped] = []
         one = partial(_fetch_or_reason, fetch)
@@ -88,15 +91,15 @@ def decode_all(
 
 
 @contextmanager
-def _open_file(largest: int, key: str | None) -> Iterator[tuple[IO[bytes], Path | None]]:
-    """Open a file for the pixels; only one with a path can become a cache entry."""
+def _open_file(most: int | None, key: str | None) -> Iterator[tuple[IO[bytes], Path | None]]:
+    """Open a file for `most` bytes of pixels; only one with a path can become a cache entry."""
     folder = None if key is None else usable_cache()
     where = folder or Path(tempfile.gettempdir())
     try:
         if folder is not None:
             with new_file(folder) as (file, path):
                 yield file, path
-        elif largest <= _IN_MEMORY_BYTES:
+        elif most is not None and most <= _IN_MEMORY_BYTES:
             yield BytesIO(), None
         else:
             with tempfile.TemporaryFile() as file:
@@ -104,8 +107,9 @@ def _open_file(largest: int, key: str | None) -> Iterator[tuple[IO[bytes], Path 
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        needed = "" if most is None else f" (up to {most} bytes)"
         raise InputError(
-            f"No space is left in {str(where)!r} for the decoded images (up to {largest} bytes). "
+            f"No space is left in {str(where)!r} for the decoded images{needed}. "
             "Set $ADCGAN_CACHE (for kept images) or $TMPDIR to a folder with room."
         ) from error
 
@@ -115,40 +119,42 @@ class _PixelWriter:
 
     def __init__(self, file: IO[bytes], target: Target) -> None:
         self._file = file
-        self._size = target.size
+        self._target = target
         self._channels = target.channels or 1
-        self._may_widen = target.channels is None
-        self._count = 0
+        self._sides: list[tuple[int, int]] = []
 
     def append(self, pixels: NDArray[np.uint8]) -> None:
-        """Write one image (C, size, size), made RGB if the others are."""
+        """Write one image (C, H, W), made RGB if the others are."""
         if len(pixels) > self._channels:
-            assert self._may_widen
+            assert self._target.channels is None
             self._widen()
         if len(pixels) < self._channels:
             pixels = np.repeat(pixels, 3, axis=0)
         self._file.write(pixels.tobytes())
-        self._count += 1
+        self._sides.append((pixels.shape[1], pixels.shape[2]))
 
-    def finish(self) -> NDArray[np.uint8]:
-        """Return all images, shape (n, C, size, size), read from where they were written."""
-        shape = (self._count, self._channels, self._size, self._size)
+    def finish(self) -> Images:
+        """Return all images, read from where they were written."""
         self._file.flush()
+        shapes = [(self._channels, *sides) for sides in self._sides]
+        if not shapes:
+            side = self._target.size or 0
+            return np.empty((0, self._channels, side, side), np.uint8)
         if isinstance(self._file, BytesIO):
-            return np.frombuffer(self._file.getbuffer(), np.uint8).reshape(shape)
-        if self._count == 0:
-            return np.empty(shape, np.uint8)
-        return np.memmap(self._file, np.uint8, "r", shape=shape)
+            return shaped(np.frombuffer(self._file.getbuffer(), np.uint8), shapes)
+        return shaped(np.memmap(self._file, np.uint8, "r"), shapes)
 
     def _widen(self) -> None:
         """Turn the grey images written so far into RGB, in place: last first, as they grow."""
-        plane = self._size**2
-        for i in reversed(range(self._count)):
-            self._file.seek(i * plane)
-            grey = self._file.read(plane)
-            self._file.seek(3 * i * plane)
+        end = sum(height * width for height, width in self._sides)
+        start = end
+        for height, width in reversed(self._sides):
+            start -= height * width
+            self._file.seek(start)
+            grey = self._file.read(height * width)
+            self._file.seek(3 * start)
             self._file.write(3 * grey)
-        self._file.seek(3 * self._count * plane)
+        self._file.seek(3 * end)
         self._channels = 3
 
 

@@ -49,14 +49,12 @@ class DeviceImages:
         assert images.dtype == np.uint8
         assert images.ndim == 4
         self.device = device
-        self._images = _view(images)
+        self._images = as_tensor(images)
         if device.type == "cpu":
             self.resident = True
             return
-        if budget_bytes is None:
-            on_cuda = device.type == "cuda"
-            budget_bytes = _free_bytes(device) // 4 if on_cuda else _DEFAULT_BUDGET_BYTES
-        self.resident = images.nbytes <= budget_bytes
+        budget = budget_of(device) if budget_bytes is None else budget_bytes
+        self.resident = images.nbytes <= budget
         if self.resident:
             self._images = self._images.to(device)
 
@@ -193,7 +191,7 @@ class _Borrowed:
         self.__array_interface__ = interface
 
 
-def _view(images: NDArray[np.uint8]) -> Tensor:
+def as_tensor(images: NDArray[np.uint8]) -> Tensor:
     """View an array as a tensor, without a copy."""
     if any(stride < 0 for stride in images.strides):
         # The one layout that torch has no view of.
@@ -203,7 +201,9 @@ def _view(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.asarray(images))
 
 
-def _free_bytes(device: torch.device) -> int:
-    """Return the free memory of a CUDA device."""
+def budget_of(device: torch.device) -> int:
+    """Return how many bytes of images a device may hold: on CUDA a quarter of what is free."""
+    if device.type != "cuda":
+        return _DEFAULT_BUDGET_BYTES
     free, _ = torch.cuda.mem_get_info(device)
-    return int(free)
+    return int(free) // 4

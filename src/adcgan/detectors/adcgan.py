@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from adcgan.data.prepare import Split
+from adcgan.data.ragged import Images
 from adcgan.detectors.anomaly_map import smoothed
 from adcgan.detectors.base import Detector
 from adcgan.detectors.model import ComponentScale, Model, channels_last
@@ -217,7 +218,7 @@ class ADCGANModel(Model):
     def _weighed(self, components: Components) -> Components:
         return components if self.scale is None else self.scale(components)
 
-    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+    def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Keep E(G(z)) of D_z's draws."""
         del images, split, progress
         if self.latent_critic is not None:

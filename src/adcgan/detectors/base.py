@@ -18,8 +18,9 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
 
 from adcgan.data import ImageSet, ImageSource, load_images
-from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
+from adcgan.data.image_file import MAX_SIZE, MIN_SIZE, RESIZES
 from adcgan.data.prepare import Split, divided, split_held_out
+from adcgan.data.ragged import Images
 from adcgan.detectors import storage
 from adcgan.detectors.model import Model
 from adcgan.detectors.notebook import html_of
@@ -97,7 +98,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     )
     resize: str = setting(
         "squash",
-        one_of("squash", "crop", "pad"),
+        one_of(*(way for way in RESIZES if way != "keep")),
         'How photographs become square: "squash", "crop" or "pad".',
     )
     validation_fraction: float = setting(
@@ -303,12 +304,12 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
 
     def _train(
         self,
-        images: NDArray[np.uint8],
+        images: Images,
         split: Split,
         scaling: NDArray[np.int64],
         session: Session,
     ) -> None:
-        """Train on `images` (n, C, H, W) at `split.train`, watched by those at `split.held_out`.
+        """Train on the images at `split.train`, watched by those at `split.held_out`.
 
         Rules and scales are learned from those at `scaling` alone.
         """
@@ -323,7 +324,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         if model.scale is not None and len(scaling):
             model.scale.measure(self.components_of(images, scaling))
 
-    def _calibrate(self, images: NDArray[np.uint8], calibration: NDArray[np.int64]) -> None:
+    def _calibrate(self, images: Images, calibration: NDArray[np.int64]) -> None:
         """Set the threshold from held-out normal images, or by PyOD's rule from all of them."""
         components = self.components_of(images, calibration)
         self.calibration_scores_ = np.sort(self.model_.combine(components))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adcgan.data.prepare import Split, to_floats
+from adcgan.data.ragged import Images
 from adcgan.progress import Progress, silent
 from adcgan.scoring import (
     Components,
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 
 class Model(nn.Module, ABC):
-    """One system for images of one shape. A subclass defines `forward` and `combine`.
+    """One system for images of one shape, or of one number of channels where sizes are kept.
+
+    A subclass defines `forward` and `combine`.
 
     A system of networks defines `recipe` too; one that also, or only, learns without gradients
     defines `learn`. One whose components must be put on one scale sets `scale`; it is measured on
@@ -39,7 +42,7 @@ class Model(nn.Module, ABC):
     Parameters
     ----------
     shape : (int, int, int)
-        Channels, height and width of the images.
+        Channels, height and width of the images; of a typical one, where sizes are kept.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -70,12 +73,12 @@ class Model(nn.Module, ABC):
         del n_train, accelerator
         return None
 
-    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+    def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Learn what no gradient does, once the networks are trained.
 
         Parameters
         ----------
-        images : ndarray of uint8 (n, C, H, W)
+        images : ndarray of uint8 (n, C, H, W), or Ragged of n
             Normal images.
         split : Split
             Which of them to learn from, and which to judge what was learned by. The latter are
@@ -94,7 +97,8 @@ class Model(nn.Module, ABC):
     @property
     def images_at_once(self) -> int:
         """How many images one pass takes at most: as many as fit in about 1 GiB."""
-        return int(np.clip(2**20 // self.shape[1] ** 2, 16, 256))
+        _, height, width = self.shape
+        return int(np.clip(2**20 // (height * width), 16, 256))
 
     # -- what every system has -----------------------------------------------------------------
 
@@ -113,11 +117,11 @@ class Model(nn.Module, ABC):
 
     def batches(
         self,
-        images: NDArray[np.uint8],
+        images: Images,
         index: NDArray[np.int64] | None = None,
         progress: Progress = silent,
     ) -> Iterator[Tensor]:
-        """Yield images (n, C, H, W), those at `index` if given, as `forward` takes them."""
+        """Yield images, those at `index` if given, as `forward` takes them."""
         for batch in in_batches(images, self.images_at_once, index, progress):
             yield self.on_device(batch)
 

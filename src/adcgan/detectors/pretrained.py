@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adcgan.data.prepare import Split
+from adcgan.data.ragged import Images
 from adcgan.detectors.base import Detector
 from adcgan.detectors.model import Model
 from adcgan.detectors.settings import setting, whole
@@ -127,7 +128,7 @@ class PretrainedKNNModel(Model):
         """Return the distance."""
         return components["distance"]
 
-    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+    def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Keep the features of the training images."""
         with torch.no_grad():
             batches = self.batches(images, split.train, progress)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from adcgan.data.prepare import Split
+from adcgan.data.ragged import Images
 from adcgan.data.transformations import TURNS, Task, Transformation, other_view
 from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
@@ -282,7 +283,7 @@ class SelfSupervisedModel(Model):
             scoring_pass=steps.scoring_pass,
         )
 
-    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+    def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Keep what the critic sees in training images, and what it knows of held-out ones."""
         del progress
         some = split.train[:: max(1, -(-len(split.train) // MOST_REFERENCES))]

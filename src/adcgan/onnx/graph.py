@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OPSET = 18
 # What the first dimension is called.
 _BATCH = "n"
+_SIDES = ("height", "width")
 
 
 class Graph(nn.Module):
@@ -69,9 +70,12 @@ def to_onnx(model: Model, description: Description) -> bytes:
         # there is another exporter, which takes ten times as long and fails in torch 2.6.
         warnings.simplefilter("ignore")
         found: Scored[Tensor] = model(example.permute(0, 3, 1, 2) / 255)
-        shapes = {INPUT: [height, width, channels], SCORE: []}
+        sides: list[int | str] = [height, width]
+        if description.resize == "keep":
+            sides = list(_SIDES)
+        shapes: dict[str, list[int | str]] = {INPUT: [*sides, channels], SCORE: []}
         shapes |= {name: [] for name in description.components}
-        shapes |= {} if found.anomaly_map is None else {MAP: [height, width]}
+        shapes |= {} if found.anomaly_map is None else {MAP: sides}
         shapes |= {} if found.reconstruction is None else {RECONSTRUCTION: shapes[INPUT]}
         torch.onnx.export(
             Graph(model, description).eval(),
@@ -81,7 +85,7 @@ def to_onnx(model: Model, description: Description) -> bytes:
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[name for name in shapes if name != INPUT],
-            dynamic_axes={name: {0: _BATCH} for name in shapes},
+            dynamic_axes={name: _open_axes(shape) for name, shape in shapes.items()},
         )
     file = onnx.load_model_from_string(buffer.getvalue())
     _tidy(file.graph, shapes)
@@ -90,7 +94,13 @@ def to_onnx(model: Model, description: Description) -> bytes:
     return content
 
 
-def _tidy(graph: GraphProto, shapes: dict[str, list[int]]) -> None:
+def _open_axes(shape: list[int | str]) -> dict[int, str]:
+    """Return the axes of a tensor that are of any length: the batch, and sides with a name."""
+    named = {i + 1: side for i, side in enumerate(shape) if isinstance(side, str)}
+    return {0: _BATCH} | named
+
+
+def _tidy(graph: GraphProto, shapes: dict[str, list[int | str]]) -> None:
     """Write out the shapes that tracing left open, and take out what it notes of the source."""
     graph.name = "adcgan"
     for node in graph.node:
@@ -101,4 +111,4 @@ def _tidy(graph: GraphProto, shapes: dict[str, list[int]]) -> None:
         del shape.dim[:]
         shape.dim.add(dim_param=_BATCH)
         for side in shapes[value.name]:
-            shape.dim.add(dim_value=side)
+            shape.dim.add(**{"dim_param" if isinstance(side, str) else "dim_value": side})

@@ -46,7 +46,13 @@ class OnnxBackend:
     @property
     def images_at_once(self) -> int:
         """How many images one pass takes at most: as many as fit in about 1 GiB."""
-        return int(np.clip(2**20 // self.description.image_shape[1] ** 2, 16, 256))
+        _, height, width = self.description.image_shape
+        return int(np.clip(2**20 // (height * width), 1 if self.any_size else 16, 256))
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the graph takes images of any height and width."""
+        return self.description.resize == "keep"
 
     def scored(self, batch: NDArray[np.uint8]) -> Scored[NDArray[Any]]:
         """Return components in float64 and pictures in float32 of images (B, C, H, W)."""

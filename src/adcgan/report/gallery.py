@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.data.ragged import Maps, gathered
 from adcgan.data.thumbnails import data_uri, reduced
 from adcgan.report.pictures import overlay, to_uint8
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _LONGEST_SIDE = 192
 # Share of the pixels below the top colour of the heatmaps.
 _HOTTEST = 0.995
+# Values of each map that the top colour comes from, at most.
+_SAMPLED = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def gallery(
         "Most normal": order[-n:],
     }
     wanted = np.unique(np.concatenate(list(chosen.values())))
-    seen = images.images[wanted].transpose(0, 2, 3, 1)
+    seen = [images.images[i].transpose(1, 2, 0) for i in wanted]
     passes = list(detector.passes(images.images, wanted))
     made = _joined([scored.reconstruction for scored in passes])
     heat = _joined([scored.anomaly_map for scored in passes])
@@ -102,15 +105,17 @@ def gallery(
     return rows, hottest
 
 
-def hottest_value(heat: NDArray[np.float32]) -> float:
+def hottest_value(heat: Maps) -> float:
     """Return the anomaly value, above 0, for the top colour of maps shown together."""
-    return max(float(np.quantile(heat, _HOTTEST)), float(np.finfo(np.float32).tiny))
+    # Of large maps every few values say as much.
+    values = np.concatenate([one.ravel()[:: -(-one.size // _SAMPLED)] for one in heat])
+    return max(float(np.quantile(values, _HOTTEST)), float(np.finfo(np.float32).tiny))
 
 
-def _joined(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+def _joined(parts: Sequence[NDArray[np.float32] | None]) -> Maps | None:
     """Return the pictures of all batches, None where there are none."""
     there = [part for part in parts if part is not None]
-    return np.concatenate(there) if there else None
+    return gathered(there) if there else None
 
 
 def _picture(image: NDArray[np.uint8]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.data.ragged import Maps
 from adcgan.data.thumbnails import png
 from adcgan.errors import InputError
 from adcgan.files import replacing
@@ -25,7 +26,7 @@ _SCALE_IMAGES = 256
 def write_heatmaps(
     folder: str | Path,
     images: ImageSet,
-    maps: NDArray[np.float32],
+    maps: Maps,
     scores: NDArray[np.float64],
     progress: Progress | None = None,
 ) -> float:
@@ -37,7 +38,7 @@ def write_heatmaps(
         Sub-folders in the images' names are kept; pictures of the same name are replaced.
     images : ImageSet
         The images, at the size that the detector takes.
-    maps : ndarray of float32, shape (n, H, W)
+    maps : ndarray of float32, shape (n, H, W), or Ragged of n
         Their anomaly maps, as `Scorer.assess` keeps them.
     scores : ndarray of shape (n,), float64
         Their scores. The colour scale comes from up to 256 images spread evenly over them, so

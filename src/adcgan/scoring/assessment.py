@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.data.ragged import Maps
 from adcgan.scoring.verdict import Verdict
 
 
@@ -32,7 +33,7 @@ class Assessment:
         Why an image could not be read; "" where it could.
     verdict : Verdict
         By which images are anomalous or not.
-    maps : ndarray of float32 (n_readable, H, W), or None
+    maps : ndarray of float32 (n_readable, H, W), Ragged of as many (H, W), or None
         Anomaly maps of the readable images, in order, at least 0. None unless asked for.
     """
 
@@ -44,7 +45,7 @@ class Assessment:
     variants: dict[str, NDArray[np.float64]]
     errors: list[str]
     verdict: Verdict
-    maps: NDArray[np.float32] | None = None
+    maps: Maps | None = None
 
 
 def placed(

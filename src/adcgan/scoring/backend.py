@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.data.ragged import Images, Ragged
 from adcgan.progress import Progress, silent
 
 Values = TypeVar("Values")
@@ -62,18 +63,25 @@ class Backend(Protocol):
 
 
 def in_batches(
-    images: NDArray[np.uint8],
+    images: Images,
     size: int,
     index: NDArray[np.int64] | None = None,
     progress: Progress = silent,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield `images` (n, C, H, W), those at `index` if given, in batches of `size` at most."""
+    """Yield images, those at `index` if given, in batches (B, C, H, W) of `size` at most.
+
+    Images that differ in size come one by one.
+    """
     n = len(images) if index is None else len(index)
+    size = 1 if isinstance(images, Ragged) else size
     progress.start("Scoring", n)
     try:
         for start in range(0, n, size):
             stop = min(start + size, n)
-            yield images[start:stop] if index is None else images[index[start:stop]]
+            if isinstance(images, Ragged):
+                yield images[start if index is None else index[start]][None]
+            else:
+                yield images[start:stop] if index is None else images[index[start:stop]]
             progress.advance(stop - start)
     finally:
         progress.finish()

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from adcgan.data import ImageSet, ImageSource, load_images
 from adcgan.data.arrays import is_array
+from adcgan.data.image_file import Target
+from adcgan.data.ragged import Images, Maps, gathered, shaped
 from adcgan.errors import InputError
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring.assessment import Assessment, placed
@@ -71,6 +73,13 @@ class Scorer(ABC):
     @abstractmethod
     def system(self) -> str:
         """The detector's class by name, that of an exported detector too."""
+
+    @property
+    def target_(self) -> Target:
+        """Size, resizing and channels of the images that are scored."""
+        channels, side, _ = self.image_shape_
+        longest: int | None = self.get_params()["image_size"]
+        return Target(longest if self.resize == "keep" else side, self.resize, channels)
 
     @property
     def called(self) -> str:
@@ -178,16 +187,17 @@ class Scorer(ABC):
         if verdict.warning:
             warnings.warn(verdict.warning, stacklevel=2)
         parts: list[dict[str, NDArray[np.float64]]] = []
-        heat = None
+        heat, shapes = None, list[tuple[int, ...]]()
         with tempfile.TemporaryFile(prefix="adcgan-maps-") if maps else nullcontext() as file:
             for scored in self.passes(images.images, progress=terminal_progress()):
                 parts.append(scored.components)
                 if file is not None:
                     found = self._map_of(scored)
+                    shapes.extend([found.shape[1:]] * len(found))
                     file.write(found.tobytes())
             if file is not None:
                 file.flush()
-                heat = np.memmap(file, np.float32, "c", shape=(len(images), *found.shape[1:]))
+                heat = shaped(np.memmap(file, np.float32, "c"), shapes)
         components = {
             key: placed(value, images.positions, images.n_items)
             for key, value in _joined(parts).items()
@@ -212,19 +222,25 @@ class Scorer(ABC):
 
     # -- pictures ------------------------------------------------------------------------------
 
-    def reconstruct(self, X: ImageSource) -> NDArray[np.float32]:
-        """Return the reconstructions (n, H, W, C) in [0, 1] of readable images."""
+    def reconstruct(self, X: ImageSource) -> Maps:
+        """Return the reconstructions (n, H, W, C) in [0, 1] of readable images.
+
+        A sequence of n, each (H, W, C), where the images differ in size.
+        """
         made = []
         for scored in self.passes(self._load_for_scoring(X).images):
             if scored.reconstruction is None:
                 raise InputError(f"{self.called} does not reconstruct images.")
-            made.append(scored.reconstruction)
-        return np.concatenate(made).transpose(0, 2, 3, 1)
+            made.append(scored.reconstruction.transpose(0, 2, 3, 1))
+        return gathered(made)
 
-    def anomaly_map(self, X: ImageSource) -> NDArray[np.float32]:
-        """Return heatmaps (n, H, W) of readable images, at least 0, higher = more anomalous."""
+    def anomaly_map(self, X: ImageSource) -> Maps:
+        """Return heatmaps (n, H, W) of readable images, at least 0, higher = more anomalous.
+
+        A sequence of n, each (H, W), where the images differ in size.
+        """
         passes = self.passes(self._load_for_scoring(X).images)
-        return np.concatenate([self._map_of(scored) for scored in passes])
+        return gathered(self._map_of(scored) for scored in passes)
 
     @abstractmethod
     def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
@@ -239,7 +255,7 @@ class Scorer(ABC):
 
     def passes(
         self,
-        images: NDArray[np.uint8],
+        images: Images,
         index: NDArray[np.int64] | None = None,
         progress: Progress = silent,
     ) -> Iterator[Scored[NDArray[Any]]]:
@@ -247,8 +263,8 @@ class Scorer(ABC):
 
         Parameters
         ----------
-        images : ndarray of uint8 (n, C, H, W)
-            Of the shape that was trained on.
+        images : ndarray of uint8 (n, C, H, W), or Ragged of n
+            Of the shape that was trained on, or of any where sizes are kept.
         index : ndarray of int (m,), optional
             Which of them; all if not given.
         progress : Progress, optional
@@ -258,9 +274,9 @@ class Scorer(ABC):
             yield self.backend.scored(batch)
 
     def components_of(
-        self, images: NDArray[np.uint8], index: NDArray[np.int64] | None = None
+        self, images: Images, index: NDArray[np.int64] | None = None
     ) -> dict[str, NDArray[np.float64]]:
-        """Return the components (n,) of uint8 images (n, C, H, W), at `index` if given."""
+        """Return the components (n,) of uint8 images, at `index` if given."""
         return _joined([s.components for s in self.passes(images, index, terminal_progress())])
 
     def component_names(self) -> list[str]:
@@ -270,13 +286,11 @@ class Scorer(ABC):
     def _load_for_scoring(self, X: ImageSource, *, warn: bool = True) -> ImageSet:
         """Load images in the shape the scorer was trained on."""
         self._check_fitted()
-        channels, size, _ = self.image_shape_
+        target, size = self.target_, self.image_shape_[1]
         # Arrays that were trained on as they came are scored as they come.
-        as_is = not self.resized_ and is_array(X)
-        images = load_images(
-            X, image_size=None if as_is else size, resize=self.resize, channels=channels
-        )
-        if images.shape[1] != size:
+        wanted = None if not self.resized_ and is_array(X) else target.size
+        images = load_images(X, image_size=wanted, resize=target.resize, channels=target.channels)
+        if self.resize != "keep" and images.shape[1] != size:
             raise InputError(
                 f"{self.called} was trained on arrays of {size}×{size} pixels. "
                 f"Got {images.shape[1]}×{images.shape[2]} instead."

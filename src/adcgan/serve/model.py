@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import adcgan
-from adcgan.data.image_file import Target, decode_file, quiet_pillow, reason
+from adcgan.data.image_file import decode_file, quiet_pillow, reason
+from adcgan.data.ragged import gathered
 from adcgan.scoring import Scorer, smallest_budget
 
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}
@@ -73,8 +74,7 @@ class ServedModel:
         self.detector = scorer.system
         self.has_heatmaps = False
         self.components: list[str] = []
-        channels, size, _ = scorer.image_shape_
-        self._target = Target(size, scorer.resize, channels)
+        self._target = scorer.target_
         self._max_pixels = max_pixels
 
     def warm_up(self, batch: int) -> None:
@@ -108,7 +108,7 @@ class ServedModel:
         """Score images together; none has an influence on another."""
         verdict = self.scorer.verdict()
         answers: list[Answer] = []
-        for scored in self.scorer.passes(np.stack([item.pixels for item in items])):
+        for scored in self.scorer.passes(gathered(item.pixels[None] for item in items)):
             scores = self.scorer.backend.combine(scored.components)
             p_values, maps = verdict.p_values(scores), scored.anomaly_map
             for i, item in enumerate(items[len(answers) : len(answers) + len(scores)]):
@@ -125,13 +125,12 @@ class ServedModel:
     def describe(self) -> dict[str, Any]:
         """Return what ``GET /v1/model`` says, limits apart."""
         scorer = self.scorer
-        channels, size, _ = scorer.image_shape_
         scores = np.asarray(scorer.calibration_scores_, dtype=np.float64)
         shares = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
         return {
             "detector": self.detector,
-            "image_size": size,
-            "channels": channels,
+            "image_size": self._target.size,
+            "channels": self._target.channels,
             "resize": scorer.resize,
             "n_train": scorer.n_train_,
             "threshold": scorer.threshold_,

@@ -64,7 +64,9 @@ class ModelAnswer(BaseModel):
     """The model, and what the service takes."""
 
     detector: str
-    image_size: int
+    image_size: int | None = Field(
+        description="Side of what the model sees; with resize keep the longest, or null for any."
+    )
     channels: int
     resize: str
     n_train: int

@@ -109,7 +109,8 @@ def take_step(recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: in
     """Take one step of `phase` on random images, and wait until it is done."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
-    x = torch.rand(batch, *shape, device=accelerator.device, generator=rng)
+    sides = shape[1:] if recipe.crop is None else (recipe.crop, recipe.crop)
+    x = torch.rand(batch, shape[0], *sides, device=accelerator.device, generator=rng)
     recipe.networks.train()
     with accelerator.autocast():
         recipe.phases[phase].step(x, rng)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adcgan.data.crops import DeviceCrops
 from adcgan.data.prepare import DeviceImages, Split, epoch_order
+from adcgan.data.ragged import Images
 from adcgan.progress import Progress
 from adcgan.training.checkpoint import FILE_NAME, all_finite, load_checkpoint, save_checkpoint
 from adcgan.training.device import denormals_flushed, random_state_kept
@@ -67,6 +68,9 @@ class Recipe:
         Figures that are computed on held-out normal images whenever losses are logged.
     checks : sequence of Check
         The health watch over losses and figures.
+    crop : int or None
+        Steps take random crops of this side, one of each image of a batch, whatever the images'
+        sizes; None: whole images, which must be of one size.
     finish : callable or None
         What is left to do once all steps are done, such as taking over averaged weights.
     scoring_pass : callable or None
@@ -80,6 +84,7 @@ class Recipe:
     batch_size: int
     probe: Probe | None = None
     checks: Sequence[Check] = ()
+    crop: int | None = None
     finish: Callable[[], None] | None = None
     scoring_pass: Callable[[Tensor], object] | None = None
 
@@ -106,7 +111,7 @@ class Session:
         return None if self.folder is None else self.folder / FILE_NAME
 
 
-def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Session) -> None:
+def train(recipe: Recipe, images: Images, split: Split, session: Session) -> None:
     """Run the phases of `recipe` from the last checkpoint, or from the start, to the end.
 
     The random numbers of a step depend on (seed, step) alone, and so does the order of the images:
@@ -116,7 +121,7 @@ def train(recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Sess
     ----------
     recipe : Recipe
         Networks and steps.
-    images : ndarray of uint8 (n, C, H, W)
+    images : ndarray of uint8 (n, C, H, W), or Ragged of n where the recipe takes crops
         Normal images.
     split : Split
         Which of them to train on, and which to watch the training with.
@@ -181,13 +186,16 @@ def step_seed(seed: int, step: int, process: int = 0) -> int:
 class _Loop:
     """The state of one call of `train`."""
 
-    def __init__(
-        self, recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Session
-    ) -> None:
+    def __init__(self, recipe: Recipe, images: Images, split: Split, session: Session) -> None:
         self.recipe, self.session = recipe, session
         self.accelerator = session.accelerator
         device = self.accelerator.device
-        self.images = DeviceImages(images, device)
+        self.images: DeviceImages | DeviceCrops
+        if recipe.crop is None:
+            assert isinstance(images, np.ndarray)
+            self.images = DeviceImages(images, device)
+        else:
+            self.images = DeviceCrops(images, device, recipe.crop)
         self.train_index = split.train
         self.batch_size = min(recipe.batch_size, len(split.train))
         self.steps_per_epoch = len(split.train) // self.batch_size
@@ -253,17 +261,22 @@ class _Loop:
             self.order = torch.from_numpy(self.train_index[order]).to(where)
             self.epoch = epoch
         index = self.order[place * self.batch_size : (place + 1) * self.batch_size]
-        return self.images.gather(
-            index[self.accelerator.process_index :: self.accelerator.num_processes]
-        )
+        return self._gather(index[self.accelerator.process_index :: self.accelerator.num_processes])
+
+    def _gather(self, index: Tensor) -> Tensor:
+        """Return the images at `index`, or a crop of each."""
+        if isinstance(self.images, DeviceCrops):
+            return self.images.gather(index, self.rng)
+        return self.images.gather(index)
 
     def statistics_batches(self) -> Iterator[Tensor]:
         """Yield up to `STATISTICS_IMAGES` training images, evenly spaced, in whole batches."""
+        self.rng.manual_seed(self.session.seed)
         n = len(self.train_index)
         some = self.train_index[:: max(1, n // STATISTICS_IMAGES)]
         size = min(STATISTICS_BATCH, len(some))
         for start in range(0, len(some) - size + 1, size):
-            yield self.images.gather(torch.from_numpy(some[start : start + size]))
+            yield self._gather(torch.from_numpy(some[start : start + size]))
 
     def _accumulate(self) -> None:
         """Add this step's losses to the sums that are logged as means."""
@@ -280,7 +293,7 @@ class _Loop:
             self.rng.manual_seed(self.session.seed)
             self.recipe.networks.eval()
             with torch.inference_mode():
-                probed = self.recipe.probe(self.images.gather(self.probe_index), self.rng)
+                probed = self.recipe.probe(self._gather(self.probe_index), self.rng)
             self.recipe.networks.train()
             figures |= {key: float(value) for key, value in probed.items()}
         if not self.accelerator.is_main_process:

@@ -18,6 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from adcgan.data.prepare import Split
+from adcgan.data.ragged import Images
 from adcgan.detectors.anomaly_map import smoothed
 from adcgan.detectors.base import Detector
 from adcgan.detectors.model import Model
@@ -35,8 +36,9 @@ def _rows(x: Tensor) -> NDArray[np.float64]:
     return rows
 
 
-def _training_rows(images: NDArray[np.uint8], split: Split) -> NDArray[np.uint8]:
-    """Return the training images as rows (n, pixels)."""
+def _training_rows(images: Images, split: Split) -> NDArray[np.uint8]:
+    """Return the training images, which are of one size, as rows (n, pixels)."""
+    assert isinstance(images, np.ndarray)
     return images[split.train].reshape(len(split.train), -1)
 
 
@@ -82,7 +84,7 @@ class PixelPCAModel(Model):
         """Return the residual."""
         return components["residual"]
 
-    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+    def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Find the principal components."""
         del progress
         rows = _training_rows(images, split) / WHITE
@@ -139,7 +141,7 @@ class PixelKNNModel(Model):
         """Return the distance."""
         return components["distance"]
 
-    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+    def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Keep the training pixels."""
         del progress
         self.training_pixels = torch.from_numpy(_training_rows(images, split))
@@ -191,7 +193,7 @@ class PixelIsolationForestModel(Model):
         """Return the isolation."""
         return components["isolation"]
 
-    def learn(self, images: NDArray[np.uint8], split: Split, progress: Progress) -> None:
+    def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Keep the training pixels, and grow the forest."""
         del progress
         self.training_pixels = torch.from_numpy(_training_rows(images, split))
