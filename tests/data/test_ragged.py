@@ -80,7 +80,7 @@ def test_images_of_different_sizes_are_refused_where_one_is_needed(
     kept = load_images(photographs, resize="keep")
     with pytest.raises(InputError, match=r"must be of one size.* pass image_size"):
         load_images(kept)
-    assert load_images(kept, image_size=16).images.shape == (3, 1, 16, 16)
+    assert load_images(kept, image_size=16).shape == (1, 16, 16)
 
 
 @pytest.mark.parametrize("size", [63, 8193, 0])

@@ -69,7 +69,7 @@ def prepare(
     image_size: Annotated[
         int | None, typer.Option(help="Height and width that images are resized to.")
     ] = None,
-    resize: Annotated[str, typer.Option(help="squash, crop or pad.")] = "squash",
+    resize: Annotated[str, typer.Option(help="squash, crop, pad or keep.")] = "squash",
     strict: options.Strict = False,
     json: options.Json = False,
 ) -> None:
