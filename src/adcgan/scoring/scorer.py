@@ -78,8 +78,8 @@ class Scorer(ABC):
     def target_(self) -> Target:
         """Size, resizing and channels of the images that are scored."""
         channels, side, _ = self.image_shape_
-        longest: int | None = self.get_params()["image_size"]
-        return Target(longest if self.resize == "keep" else side, self.resize, channels)
+        size: int | None = self.get_params()["image_size"] if self.resize == "keep" else side
+        return Target(size, self.resize, channels)
 
     @property
     def called(self) -> str:
