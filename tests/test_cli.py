@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -117,9 +118,12 @@ def test_help_is_quick_and_loads_none_of_the_heavy_packages():
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('torch', 'sklearn', 'matplotlib', 'numpy') if m in sys.modules])"
     )
-    start = time.perf_counter()
+    # Time of the processor, which a busy machine does not stretch as it does time on the clock.
+    start = os.times()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 3
+    end = os.times()
+    used = end.children_user + end.children_system - start.children_user - start.children_system
+    assert used < 3
     assert done.stdout.splitlines()[-1] == "[]"
 
 

@@ -85,9 +85,9 @@ def test_interval_covers_the_auroc_and_narrows_with_more_images():
 
 def test_interval_of_ten_thousand_images_takes_a_moment():
     labels, scores = random_scores(1000, 9000)
-    start = time.perf_counter()
+    start = time.process_time()
     metrics.auroc_interval(labels, scores)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_interval_of_a_perfect_separation_is_one():

@@ -200,9 +200,9 @@ def test_forty_images_of_a_photograph_s_size_take_a_moment():
     masks = [np.zeros((256, 384), bool) for _ in range(40)]
     for mask in masks[:20]:
         mask[50:120, 100:200] = True
-    start = time.perf_counter()
+    start = time.process_time()
     pixel_summary(masks, maps)
-    assert time.perf_counter() - start < 6
+    assert time.process_time() - start < 6
 
 
 @pytest.mark.parametrize("figure", FIGURES)

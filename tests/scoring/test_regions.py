@@ -147,9 +147,9 @@ def test_a_photograph_of_twelve_million_pixels_takes_a_moment(n_regions: int) ->
         found[500:1500, 500:1500] = 1
     else:
         found[::15, ::20] = 1
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(regions(found, 0.5)) == n_regions
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
