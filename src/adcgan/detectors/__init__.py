@@ -18,6 +18,7 @@ from adcgan.detectors.baselines import (
     PixelPCA,
     RobustAutoencoder,
 )
+from adcgan.detectors.local import LocalADCGAN
 from adcgan.detectors.model import Model
 from adcgan.detectors.pretrained import PretrainedKNN
 from adcgan.detectors.selfsupervised import SelfSupervisedADCGAN
@@ -30,6 +31,7 @@ DETECTORS: dict[str, type[Detector]] = {
     for kind in (
         ADCGAN,
         SelfSupervisedADCGAN,
+        LocalADCGAN,
         ALAD,
         ADGAN,
         AEGAN,
@@ -54,6 +56,7 @@ __all__ = [
     "Assessment",
     "Detector",
     "FitCost",
+    "LocalADCGAN",
     "Model",
     "NotFittedError",
     "PixelIsolationForest",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ class Optimizers:
         The learning rate of each.
     betas : (float, float)
         Adam's decay rates.
+    decay : callable or None
+        Takes the number of a step and returns what the learning rates are multiplied by in it.
     accelerator : Accelerator
         Device, precision and processes; gradients are averaged over the processes.
     """
@@ -47,6 +49,7 @@ class Optimizers:
         learning_rates: Mapping[str, float],
         *,
         betas: tuple[float, float] = (0.5, 0.999),
+        decay: Callable[[int], float] | None = None,
         accelerator: Accelerator,
     ) -> None:
         self.accelerator = accelerator
@@ -61,6 +64,12 @@ class Optimizers:
             name: _GuardedAdam(values, lr=learning_rates[name], betas=betas, fused=True)
             for name, values in self._stored.items()
         }
+        self._learning_rates, self._decay = learning_rates, decay
+        if decay is not None and accelerator.device.type == "cuda":
+            # On the device, where a captured step finds the rate of the step it is replayed for.
+            for name, optimizer in self.named.items():
+                rate = torch.tensor(learning_rates[name], device=accelerator.device)
+                optimizer.param_groups[0]["lr"] = rate
         self._step = 0
         # On the device too, where a captured step finds the number it is replayed for.
         self._step_there = torch.zeros((), device=accelerator.device)
@@ -77,6 +86,15 @@ class Optimizers:
     def step(self, number: int) -> None:
         self._step = number
         self._step_there.fill_(number)
+        if self._decay is None:
+            return
+        factor = self._decay(number)
+        for name, optimizer in self.named.items():
+            group, rate = optimizer.param_groups[0], factor * self._learning_rates[name]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     @contextmanager
     def capturable(self) -> Iterator[None]:
