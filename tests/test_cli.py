@@ -149,7 +149,7 @@ def test_errors_a_user_can_meet_are_one_line_and_an_exit_code(
         raise error
 
     monkeypatch.setattr(ADCGAN, "fit", fail)
-    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_: None)
+    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_, **__: None)
     result = run("fit", photos / "train", "--out", tmp_path / "m", *TINY)
     assert result.exit_code == code
     assert result.stderr.splitlines()[-1] == line
@@ -161,7 +161,7 @@ def test_other_errors_are_bugs_and_keep_their_traceback(photos, tmp_path, monkey
         raise ZeroDivisionError
 
     monkeypatch.setattr(ADCGAN, "fit", fail)
-    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_: None)
+    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_, **__: None)
     result = run("fit", photos / "train", "--out", tmp_path / "m", *TINY)
     assert isinstance(result.exception, ZeroDivisionError)
 
@@ -310,7 +310,7 @@ def captured_fit(monkeypatch):
         raise DivergedError("stop here")
 
     monkeypatch.setattr(ADCGAN, "fit", fit)
-    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_: None)
+    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_, **__: None)
     return seen
 
 
@@ -349,7 +349,7 @@ def test_options_reach_the_detector_and_the_run(photos, tmp_path, monkeypatch):
         "resume": False,
         "checkpoint_every": 9,
         "trackers": ["tensorboard"],
-        "cuda_graphs": False,
+        "cuda_graphs": None,
     }
 
 
@@ -372,7 +372,7 @@ def test_a_long_fit_on_a_cpu_names_narrower_networks(photos, tmp_path, monkeypat
         seconds=7800,
         seconds_by_width={1.0: 7800, 0.25: 480},
     )
-    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_: cost)
+    monkeypatch.setattr(ADCGAN, "fit_cost", lambda *_, **__: cost)
     result = run("fit", photos / "train", "--out", tmp_path / "m", *TINY)
     assert "2,500 steps, about 2 h 10 min" in result.stderr
     assert "--set width=0.25 takes about 8 min" in result.stderr

@@ -130,7 +130,7 @@ def beside_photographs(photographs: Path, tmp_path: Path, monkeypatch: pytest.Mo
         return asked(kind, *rest) | {k: v for k, v in SMALL.items() if k in known}
 
     monkeypatch.setattr(fit, "settings", settings)
-    monkeypatch.setattr(adcgan.Detector, "fit_cost", lambda *_: None)  # it times a few steps
+    monkeypatch.setattr(adcgan.Detector, "fit_cost", lambda *_, **__: None)  # it times a few steps
     return tmp_path
 
 

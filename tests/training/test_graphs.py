@@ -6,6 +6,7 @@ alone, at the same addresses, without a line of Python; nothing may be read back
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
-from adcgan import ADCGAN, DivergedError, InputError
+from adcgan import ADCGAN, Detector, DivergedError, InputError, load_images
 from adcgan.cli import app
-from adcgan.detectors import DETECTORS
+from adcgan.detectors import DETECTORS, LocalADCGAN
 from adcgan.detectors import adcgan as module
 from adcgan.networks import layers, products
 from adcgan.progress import Progress, silent
@@ -136,7 +137,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(graphs, "CudaRecorder", Recorder)
     monkeypatch.setattr(Optimizers, "update", checked_update)
-    monkeypatch.setattr(ADCGAN, "check_cuda_graphs", lambda *_: None)
+    monkeypatch.setattr(Detector, "check_cuda_graphs", lambda *_: None)
     # What the layers do on CUDA devices.
     monkeypatch.setattr(layers.PReLU, "forward", nn.PReLU.forward)
     monkeypatch.setattr(layers.Dropout, "forward", nn.Dropout.forward)
@@ -144,11 +145,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return counted
 
 
-def weights(detector: ADCGAN) -> State:
+def weights(detector: Detector) -> State:
     return dict(detector.model_.state_dict())
 
 
-def figures(detector: ADCGAN) -> list[dict[str, Any]]:
+def figures(detector: Detector) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in detector.history_]
 
 
@@ -166,6 +167,21 @@ def test_replayed_steps_do_what_the_steps_do(
     assert stand_in.captures == CAPTURES
     assert stand_in.replays == STEPS - CAPTURES * graphs.WARM_UP_STEPS
     assert stand_in.streams == ["in", "out"]
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(weights(graphed)[key], value, rtol=0, atol=0, msg=key)
+    assert figures(graphed) == figures(plain)
+
+
+@pytest.mark.parametrize("settings", [{}, {"reconstruction": 0.0}], ids=["all", "critic alone"])
+def test_replayed_steps_of_the_local_detector_do_what_the_steps_do(
+    stand_in: SimpleNamespace, settings: dict[str, Any]
+) -> None:
+    quick = {"width": 0.1, "epochs": 1, "min_steps": 12, "memory": 64, "fpr": 0.5, **settings}
+    plain, graphed = (
+        LocalADCGAN(device="cpu", **quick).fit(blobs(), cuda_graphs=captured)
+        for captured in (False, True)
+    )
+    assert stand_in.captures == 1
     for key, value in weights(plain).items():
         torch.testing.assert_close(weights(graphed)[key], value, rtol=0, atol=0, msg=key)
     assert figures(graphed) == figures(plain)
@@ -232,12 +248,42 @@ def test_graphs_are_refused_without_a_cuda_device(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", sorted(DETECTORS.keys() - {"adcgan"}))
+CAPTURABLE = {"adcgan", "adcgan-local"}
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS.keys() - CAPTURABLE))
 def test_graphs_are_refused_for_detectors_whose_steps_are_not_known_to_be_fit(name: str) -> None:
     kind = DETECTORS[name]
     assert not kind.capturable
     with pytest.raises(InputError, match=f"must be False for {kind.__name__}"):
         kind(device="cpu").check_cuda_graphs()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_graphs_are_used_where_they_can_be_unless_told_otherwise(name: str) -> None:
+    detector = DETECTORS[name]()
+    for device, processes in (("cuda", 1), ("cuda", 2), ("cpu", 1)):
+        where = SimpleNamespace(device=torch.device(device), num_processes=processes)
+        expected = name in CAPTURABLE and device == "cuda" and processes == 1
+        assert detector._can_capture(where) == expected
+
+
+def test_a_run_says_whether_its_steps_were_captured(
+    stand_in: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ADCGAN, "_can_capture", lambda *_: True)
+    for number, (asked, used) in enumerate(((None, True), (False, False))):
+        folder = tmp_path / str(number)
+        ADCGAN(**QUICK).fit(blobs(), run_dir=folder, cuda_graphs=asked)
+        assert json.loads((folder / "run.json").read_text())["in_force"]["cuda_graphs"] is used
+    assert stand_in.captures == CAPTURES
+
+
+def test_the_expected_time_is_that_of_captured_steps(stand_in: SimpleNamespace) -> None:
+    cost = ADCGAN(**QUICK).fit_cost(load_images(blobs()), cuda_graphs=True)
+    assert cost is not None
+    assert cost.seconds > 0
+    assert (stand_in.captures, stand_in.replays) == (1, 2)
 
 
 def test_graphs_are_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:

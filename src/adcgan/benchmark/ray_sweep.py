@@ -27,7 +27,7 @@ def run_on_ray(
     workers: int | None,
     device: str,
     address: str,
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Compute cells on a Ray cluster, one task and one core each, half a GPU where there are any.
 
@@ -66,7 +66,7 @@ def _tasks(
     folder: Path,
     workers: int | None,
     device: str,
-    cuda_graphs: bool,
+    cuda_graphs: bool | None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Start the tasks, and yield what each returns."""
     on_gpu = device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
@@ -107,7 +107,7 @@ def _under_way(ray: Any, left: int, workers: int | None, on_gpu: bool) -> int:
 
 
 def _run(
-    cell: Cell, folder: str, device: str, cuda_graphs: bool, environment: dict[str, str]
+    cell: Cell, folder: str, device: str, cuda_graphs: bool | None, environment: dict[str, str]
 ) -> Row:
     """Compute one cell, on whichever machine this is."""
     os.environ.update(environment)

@@ -63,7 +63,7 @@ def run_cell(
     folder: Path,
     *,
     device: str = "auto",
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = None,
     progress: Progress = silent,
 ) -> Row:
     """Train and judge one detector.
@@ -79,7 +79,7 @@ def run_cell(
         The sweep's folder.
     device : str, default="auto"
         Where to compute.
-    cuda_graphs : bool, default=False
+    cuda_graphs : bool, optional
         Whether to train by CUDA graphs, as in `adcgan.Detector.fit`.
     progress : Progress, optional
         Where training reports to; nowhere if not given.
@@ -130,7 +130,7 @@ def run_cell(
     }
 
 
-def attempt(cell: Cell, folder: Path, device: str = "auto", cuda_graphs: bool = False) -> Row:
+def attempt(cell: Cell, folder: Path, device: str = "auto", cuda_graphs: bool | None = None) -> Row:
     """Run a cell; whatever goes wrong becomes a row with its error."""
     try:
         return run_cell(cell, folder, device=device, cuda_graphs=cuda_graphs)

@@ -45,7 +45,7 @@ def sweep(
     *,
     workers: int | None = None,
     device: str = "auto",
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = None,
     ray: str | None = None,
     keep_models: bool = False,
     progress: Progress | None = None,
@@ -67,7 +67,7 @@ def sweep(
         limit.
     device : str, default="auto"
         Where to compute. "auto" spreads the cells over all CUDA devices.
-    cuda_graphs : bool, default=False
+    cuda_graphs : bool, optional
         Train by CUDA graphs, as in `adcgan.Detector.fit`.
     ray : str or None
         The address of a Ray cluster to compute on, or "auto".
@@ -111,7 +111,7 @@ def _computed(
     folder: Path,
     workers: int | None,
     device: str,
-    cuda_graphs: bool,
+    cuda_graphs: bool | None,
     ray: str | None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Yield each cell with its row and the number of cells still under way."""

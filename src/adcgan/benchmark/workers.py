@@ -38,7 +38,7 @@ def run_local(
     folder: Path,
     workers: int | None,
     device: str,
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Compute cells in processes of this machine.
 
@@ -53,8 +53,8 @@ def run_local(
     device : str
         "auto" spreads them over all CUDA devices; with more processes than devices, several
         share one.
-    cuda_graphs : bool, default=False
-        Whether to train by CUDA graphs.
+    cuda_graphs : bool, optional
+        Whether to train by CUDA graphs, as in `adcgan.Detector.fit`.
 
     Yields
     ------
@@ -123,7 +123,7 @@ def _devices(device: str) -> list[str]:
 class _Worker:
     """One process, replaced when it was killed, and the cell it is at."""
 
-    def __init__(self, circumstances: tuple[Path, str, bool], threads: int) -> None:
+    def __init__(self, circumstances: tuple[Path, str, bool | None], threads: int) -> None:
         self.circumstances, self.threads = circumstances, threads
         self.cell: Cell | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -176,7 +176,7 @@ def _threads_of_children(threads: int) -> Iterator[None]:
         del os.environ[_THREADS]
 
 
-def _work(connection: Connection, folder: Path, device: str, cuda_graphs: bool) -> None:
+def _work(connection: Connection, folder: Path, device: str, cuda_graphs: bool | None) -> None:
     """Compute cells until the other side closes the connection."""
     # Ctrl-C reaches the whole group of processes; the one that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

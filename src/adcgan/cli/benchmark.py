@@ -58,7 +58,7 @@ def benchmark(
     ] = "paper",
     workers: Annotated[int | None, typer.Option(help="Cells computed at a time.", min=1)] = None,
     device: options.Device = "auto",
-    cuda_graphs: options.CudaGraphs = False,
+    cuda_graphs: options.CudaGraphs = None,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster: HOST:PORT, auto or local."),

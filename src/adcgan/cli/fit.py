@@ -43,7 +43,7 @@ def fit(
     precision: Annotated[
         str | None, typer.Option(help="auto, float32 or bf16: how to compute.")
     ] = None,
-    cuda_graphs: options.CudaGraphs = False,
+    cuda_graphs: options.CudaGraphs = None,
     resume: options.Resume = False,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
     tracker: Annotated[

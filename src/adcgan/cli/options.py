@@ -33,9 +33,10 @@ Device: TypeAlias = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1, mps: where to compute.")
 ]
 CudaGraphs: TypeAlias = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--cuda-graphs", help="Capture training steps as CUDA graphs: adcgan on CUDA devices alone."
+        "--cuda-graphs/--no-cuda-graphs",
+        help="Capture training steps as CUDA graphs, or not. By default, wherever they can be.",
     ),
 ]
 Strict: TypeAlias = Annotated[

@@ -31,7 +31,7 @@ def train(
     resume: bool,
     checkpoint_every: int = 500,
     trackers: Sequence[str] = (),
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = None,
 ) -> dict[str, Any]:
     """Train in `folder`, saying what is planned, and return the result in figures.
 
@@ -46,7 +46,7 @@ def train(
         say(f"{folder} is finished already; nothing to do.")
         seconds = 0.0
     else:
-        show_plan(detector, images, name)
+        show_plan(detector, images, name, cuda_graphs)
         make_folder(folder)
         write_skipped(folder, images)
         start = time.perf_counter()
@@ -73,13 +73,15 @@ def train(
     }
 
 
-def show_plan(detector: Detector, images: ImageSet, name: str) -> None:
+def show_plan(
+    detector: Detector, images: ImageSet, name: str, cuda_graphs: bool | None = None
+) -> None:
     """Say what will be trained on what, and how long that takes."""
     from adcgan.data.prepare import split_held_out
     from adcgan.report.wording import counted, duration
     from adcgan.training import resolve_device
 
-    cost = detector.fit_cost(images)
+    cost = detector.fit_cost(images, cuda_graphs=cuda_graphs)
     held_out = len(
         split_held_out(len(images), detector.validation_fraction, detector.random_state).held_out
     )

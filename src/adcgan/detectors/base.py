@@ -77,7 +77,8 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     # where it learns from the normal images alone; the extra it needs, and its packages; why it
     # cannot be exported, where it cannot; whether a training step reads nothing back and decides
     # nothing on the way, so that it can be captured; whether its training length is its own, not
-    # epochs of the paper; whether it computes on the CPU whatever `device` says.
+    # epochs of the paper; whether it computes on the CPU whatever `device` says; whether
+    # precision="auto" trains it in bf16 on CPUs that are fast in it.
     name: ClassVar[str]
     league: ClassVar[str] = ""
     extra: ClassVar[str] = ""
@@ -86,6 +87,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     capturable: ClassVar[bool] = False
     own_steps: ClassVar[bool] = False
     on_cpu: ClassVar[bool] = False
+    bf16_on_cpus: ClassVar[bool] = False
 
     # What scikit-learn up to 1.7 asks, and below what it has asked since 1.6.
     _estimator_type: ClassVar[str] = "outlier_detector"
@@ -144,7 +146,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         checkpoint_every: int = 500,
         trackers: Sequence[str] = (),
         progress: Progress | None = None,
-        cuda_graphs: bool = False,
+        cuda_graphs: bool | None = None,
     ) -> Self:
         """Learn from normal images.
 
@@ -165,10 +167,11 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             into it (`adcgan.training.trackers`).
         progress : Progress, optional
             Where progress is reported; a bar when standard error is a terminal.
-        cuda_graphs : bool
+        cuda_graphs : bool, optional
             Capture a training step as a CUDA graph and replay it, which spares the device the
-            wait for Python. AD-CGAN's steps alone, on one CUDA device, in one process. The same
-            computation, so that a run may be resumed with another value.
+            wait for Python. By default, wherever that can be done: where the detector's steps
+            are `capturable`, on one CUDA device, in one process. The same computation, so that
+            a run may be resumed with another value.
 
         Returns
         -------
@@ -194,9 +197,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         accelerator = self._accelerator(folder, trackers)
         if cuda_graphs:
             self.check_cuda_graphs(accelerator.num_processes)
+        graphs = self._can_capture(accelerator) if cuda_graphs is None else cuda_graphs
         log = RunLog(folder)
         if accelerator.is_main_process:
-            in_force = {"precision": precision_of(accelerator), "cuda_graphs": cuda_graphs}
+            in_force = {"precision": precision_of(accelerator), "cuda_graphs": graphs}
             log.start(self._settings(images), images.source, accelerator.device, in_force)
         if resume and folder is not None and storage.is_finished(folder):
             self._restore(storage.read(folder))
@@ -209,7 +213,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             progress=progress or (terminal_progress() if accelerator.is_main_process else silent),
             resume=resume,
             checkpoint_every=checkpoint_every,
-            cuda_graphs=cuda_graphs,
+            cuda_graphs=graphs,
             folder=folder,
         )
         split = split_held_out(len(images), self.validation_fraction, self.random_state)
@@ -255,10 +259,15 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
                 f"{refused} in training by several processes. Got True in {processes}."
             )
 
-    def fit_cost(self, images: ImageSet) -> FitCost | None:
+    def _can_capture(self, accelerator: Accelerator) -> bool:
+        """Say whether steps can be captured as CUDA graphs."""
+        on_cuda = accelerator.device.type == "cuda"
+        return self.capturable and on_cuda and accelerator.num_processes == 1
+
+    def fit_cost(self, images: ImageSet, *, cuda_graphs: bool | None = None) -> FitCost | None:
         """Return what ``fit`` on `images` would cost on this machine, here and at other widths.
 
-        None for systems that train no networks.
+        `cuda_graphs` as in ``fit``. None for systems that train no networks.
         """
         self.check_parameters()
         accelerator = self._accelerator(None, ())
@@ -269,12 +278,20 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             model: Model = clone(self).set_params(**settings).make_model(images.shape)
             return model.to(accelerator.device).recipe(n_train, accelerator)
 
-        return estimate(recipe, images.shape, scaled="width" in self.get_params())
+        graphs = self._can_capture(accelerator) if cuda_graphs is None else cuda_graphs
+        scaled = "width" in self.get_params()
+        return estimate(recipe, images.shape, scaled=scaled, cuda_graphs=graphs)
 
     def _accelerator(self, folder: Path | None, trackers: Sequence[str]) -> Accelerator:
         """Return device, precision and processes of a run."""
         precision = self.get_params().get("precision", "float32")
-        return make_accelerator(self.device, precision, trackers=trackers, folder=folder)
+        return make_accelerator(
+            self.device,
+            precision,
+            bf16_on_cpus=self.bf16_on_cpus,
+            trackers=trackers,
+            folder=folder,
+        )
 
     def _check_enough(self, images: ImageSet) -> None:
         if len(images) < MINIMUM_IMAGES:

@@ -85,6 +85,8 @@ class LocalADCGAN(Detector):
     name: ClassVar[str] = "adcgan-local"
     own_steps: ClassVar[bool] = True
     capturable: ClassVar[bool] = True
+    # Nearly twice as fast with AMX.
+    bf16_on_cpus: ClassVar[bool] = True
 
     image_size: int | None = setting(
         None,

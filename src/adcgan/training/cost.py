@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from adcgan.training.device import random_state_kept
+from adcgan.training.graphs import WARM_UP_STEPS, GraphedSteps
 from adcgan.training.loop import Recipe
 
 WIDTHS = (1.0, 0.5, 0.25, 0.125)
@@ -48,6 +49,7 @@ def estimate(
     shape: tuple[int, int, int],
     *,
     scaled: bool,
+    cuda_graphs: bool = False,
 ) -> FitCost | None:
     """Estimate the cost of training, and that at `WIDTHS` for comparison.
 
@@ -60,6 +62,8 @@ def estimate(
         Channels, height and width of the images.
     scaled : bool
         Whether the networks come in widths.
+    cuda_graphs : bool
+        Whether steps will be captured.
 
     Returns
     -------
@@ -71,7 +75,8 @@ def estimate(
         if recipe is None:
             return None
         total = _total_flops(recipe, shape)
-        speed = count_flops(recipe, len(recipe.phases) - 1, shape) / _seconds(recipe, shape)
+        flops = count_flops(recipe, len(recipe.phases) - 1, shape)
+        speed = flops / _seconds(recipe, shape, cuda_graphs=cuda_graphs)
         others = {width: make_recipe(width) for width in (WIDTHS if scaled else ())}
         by_width = {w: _total_flops(other, shape) / speed for w, other in others.items() if other}
     steps = sum(phase.steps for phase in recipe.phases)
@@ -93,15 +98,36 @@ def count_flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> floa
     return float(counter.get_total_flops()) * recipe.batch_size / COUNTED_BATCH
 
 
-def _seconds(recipe: Recipe, shape: tuple[int, int, int]) -> float:
+def _seconds(recipe: Recipe, shape: tuple[int, int, int], *, cuda_graphs: bool) -> float:
     """Time a step of the last phase; a second, warmer one counts unless the first was long."""
+    phase = len(recipe.phases) - 1
+    if cuda_graphs:
+        return _captured_seconds(recipe, phase, shape)
     seconds = np.inf
     for _ in range(3):
         start = time.perf_counter()
-        take_step(recipe, len(recipe.phases) - 1, shape, recipe.batch_size)
+        take_step(recipe, phase, shape, recipe.batch_size)
         seconds = min(seconds, time.perf_counter() - start)
         if seconds > LONG_STEP_SECONDS:
             break
+    return float(seconds)
+
+
+def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
+    """Time the last of a few replays of a captured step."""
+    accelerator = recipe.optimizers.accelerator
+    rng = torch.Generator(device=accelerator.device).manual_seed(0)
+    x = _random_images(recipe, shape, recipe.batch_size, rng)
+    recipe.networks.train()
+    graphs = GraphedSteps(recipe.optimizers, rng, accelerator.autocast)
+    seconds = np.inf
+    with graphs.stream():
+        # The steps before the capture, the capture and its replay, and one replay more.
+        for _ in range(WARM_UP_STEPS + 2):
+            start = time.perf_counter()
+            graphs.take(recipe.phases[phase].step, x)
+            _wait_for(accelerator.device)
+            seconds = time.perf_counter() - start
     return float(seconds)
 
 
@@ -109,10 +135,21 @@ def take_step(recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: in
     """Take one step of `phase` on random images, and wait until it is done."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
-    sides = shape[1:] if recipe.crop is None else (recipe.crop, recipe.crop)
-    x = torch.rand(batch, shape[0], *sides, device=accelerator.device, generator=rng)
+    x = _random_images(recipe, shape, batch, rng)
     recipe.networks.train()
     with accelerator.autocast():
         recipe.phases[phase].step(x, rng)
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize(accelerator.device)
+    _wait_for(accelerator.device)
+
+
+def _random_images(
+    recipe: Recipe, shape: tuple[int, int, int], batch: int, rng: torch.Generator
+) -> torch.Tensor:
+    """Return images (`batch`, C, H, W) as a step of `recipe` takes them."""
+    sides = shape[1:] if recipe.crop is None else (recipe.crop, recipe.crop)
+    return torch.rand(batch, shape[0], *sides, device=rng.device, generator=rng)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -43,7 +43,12 @@ def resolve_device(device: str) -> torch.device:
 
 
 def make_accelerator(
-    device: str, precision: str, *, trackers: Sequence[str] = (), folder: Path | None = None
+    device: str,
+    precision: str,
+    *,
+    bf16_on_cpus: bool = False,
+    trackers: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Accelerator:
     """Return the Accelerate object of one run.
 
@@ -53,6 +58,8 @@ def make_accelerator(
         "auto", or a device name. Under ``accelerate launch`` each process takes its own.
     precision : {"auto", "float32", "bf16"}
         "auto" is bf16 on CUDA devices that compute in it, float32 elsewhere.
+    bf16_on_cpus : bool
+        Whether "auto" is bf16 on CPUs too, where they have matrix instructions for it (AMX).
     trackers : sequence of str
         Experiment trackers that Accelerate knows: "tensorboard", "wandb", "mlflow".
     folder : Path or None
@@ -70,7 +77,11 @@ def make_accelerator(
         )
     check_trackers(trackers, folder)
     bf16 = precision == "bf16" or (
-        precision == "auto" and target.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision == "auto"
+        and (
+            (target.type == "cuda" and torch.cuda.is_bf16_supported())
+            or (target.type == "cpu" and bf16_on_cpus and torch.cpu._is_amx_tile_supported())
+        )
     )
     if not torch.distributed.is_initialized():
         # Accelerate keeps one global state, and refuses a second run on another device without it.

@@ -65,7 +65,7 @@ class Optimizers:
             for name, values in self._stored.items()
         }
         self._learning_rates, self._decay = learning_rates, decay
-        if decay is not None and accelerator.device.type == "cuda":
+        if decay is not None:
             # On the device, where a captured step finds the rate of the step it is replayed for.
             for name, optimizer in self.named.items():
                 rate = torch.tensor(learning_rates[name], device=accelerator.device)
@@ -90,11 +90,7 @@ class Optimizers:
             return
         factor = self._decay(number)
         for name, optimizer in self.named.items():
-            group, rate = optimizer.param_groups[0], factor * self._learning_rates[name]
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            optimizer.param_groups[0]["lr"].fill_(factor * self._learning_rates[name])
 
     @contextmanager
     def capturable(self) -> Iterator[None]:
