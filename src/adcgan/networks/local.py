@@ -88,7 +88,7 @@ class RealismCritic(nn.Sequential):
     """The adversary of G: images (B, C, H, W) to a logit for each patch, (B, 1, ⌊H/4⌋, ⌊W/4⌋)."""
 
     def __init__(self, channels: int, *, width: float) -> None:
-        first, second, third = (scaled(n, width) for n in (24, 48, 96))
+        first, second, third = (scaled(n, width) for n in (16, 32, 32))
         super().__init__(
             nn.Conv2d(channels, first, 4, 2, 1),
             nn.LeakyReLU(0.2),
