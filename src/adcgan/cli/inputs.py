@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adcgan.cli.terminal import say
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
-    from adcgan.data import ImageSet
+    from adcgan.data import ImageSet, Listing
     from adcgan.scoring import Scorer
 
 
@@ -34,7 +35,11 @@ def training_images(
         images = load_named(data, "train", image_size=image_size)
         refuse_skipped(images, strict)
     else:
-        images = load_path(data, image_size=image_size, resize=resize, strict=strict)
+        known = learnt_from(data)
+        if known is not None:
+            refuse_classes(data, normal, anomalous)
+            say(f"layout     {known.note}")
+        images = load_path(known or data, image_size=image_size, resize=resize, strict=strict)
     if normal is None and anomalous is None:
         return images
     return normal_images(images, normal=normal, anomalous=anomalous)
@@ -51,8 +56,11 @@ def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:
         images = load_named(data, "test", image_size=size, channels=target.channels)
         refuse_skipped(images, strict)
         return images
+    known = judged_on(data)
+    if known is not None:
+        say(f"layout     {known.note}")
     return load_path(
-        data,
+        known or data,
         image_size=target.size,
         resize=target.resize,
         channels=target.channels,
@@ -66,15 +74,40 @@ def images_to_judge(
     """Return images with labels 0 (normal) and 1 (anomalous)."""
     from adcgan.data import labelled_images
 
+    if judged_on(data) is not None:
+        refuse_classes(data, normal, anomalous)
     images = images_to_score(detector, data, strict=strict)
     return labelled_images(images, normal=normal, anomalous=anomalous)
 
 
-def load_path(data: str, **options: Any) -> ImageSet:
-    """Load a path."""
-    from adcgan.data import DATASETS, load_images
+def learnt_from(data: str) -> Listing | None:
+    """Return the normal images of data that says which they are, None for other data."""
+    from adcgan.data import training_listing
 
-    if not os.path.lexists(data):
+    return training_listing(data) if os.path.isdir(data) else None
+
+
+def judged_on(data: str) -> Listing | None:
+    """Return the test images of data that says which they are, None for other data."""
+    from adcgan.data import judging_listing
+
+    return judging_listing(data) if os.path.isdir(data) else None
+
+
+def refuse_classes(data: str, normal: str | None, anomalous: str | None) -> None:
+    """Refuse to name a class of data that says itself which images are normal."""
+    if normal is not None or anomalous is not None:
+        raise InputError(
+            "--normal and --anomalous must be left out where the data says which images are "
+            f"normal, as {data!r} does."
+        )
+
+
+def load_path(data: str | Listing, **options: Any) -> ImageSet:
+    """Load a path, or what it lists."""
+    from adcgan.data import DATASETS, Listing, load_images
+
+    if not isinstance(data, Listing) and not os.path.lexists(data):
         raise InputError(
             "DATA must be a folder, an image, an .npy or .npz file, or one of "
             f"{', '.join(DATASETS)}. {data!r} does not exist."

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from adcgan.data.classes import anomaly_labels, labelled_images, normal_images
 from adcgan.data.imageset import ImageSet, Skipped
+from adcgan.data.layouts import judging_listing, training_listing
+from adcgan.data.listing import ListedImage, Listing
 from adcgan.data.load import ImageSource, load_images
 from adcgan.data.named import DATASETS, NamedDataset, load_named
 
@@ -14,11 +16,15 @@ __all__ = [
     "DATASETS",
     "ImageSet",
     "ImageSource",
+    "ListedImage",
+    "Listing",
     "NamedDataset",
     "Skipped",
     "anomaly_labels",
+    "judging_listing",
     "labelled_images",
     "load_images",
     "load_named",
     "normal_images",
+    "training_listing",
 ]

@@ -1,0 +1,141 @@
+"""Folder layouts that say which images are normal, and where defects and their masks are.
+
+The one that industrial sets have::
+
+    train/good/NAME.png
+    test/good/NAME.png
+    test/DEFECT/NAME.png
+    ground_truth/DEFECT/NAME_mask.png    or NAME.png; any image format
+
+and ``normal/`` beside ``anomalous/``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+from adcgan.data.classes import ANOMALOUS_FOLDER, NORMAL_FOLDER
+from adcgan.data.folder import FoundFile, list_files
+from adcgan.data.listing import ListedImage, Listing
+from adcgan.errors import InputError
+
+GOOD, TRAIN, TEST, GROUND_TRUTH = "good", "train", "test", "ground_truth"
+_MASK_ENDING = "_mask"
+
+
+def training_listing(folder: str | os.PathLike[str]) -> Listing | None:
+    """Return the normal images of a folder whose layout says which they are, None for any other.
+
+    Parameters
+    ----------
+    folder : path
+        Of ``train/good/`` its images are returned; else, of ``normal/`` beside ``anomalous/``,
+        those.
+
+    Returns
+    -------
+    Listing or None
+        Names are relative to `folder`.
+
+    Raises
+    ------
+    InputError
+        If there is ``test/good/`` without ``train/good/``, or the normal folder is empty.
+    """
+    root = Path(folder).expanduser()
+    if _has(root, TRAIN, GOOD):
+        inside = f"{TRAIN}/{GOOD}"
+    elif _has(root, TEST, GOOD):
+        raise InputError(
+            f"The folder {str(root)!r} must have {TRAIN}/{GOOD}/ to learn from. It has "
+            f"{TEST}/{GOOD}/ alone: name the folder of normal images itself."
+        )
+    elif _has(root, NORMAL_FOLDER) and _has(root, ANOMALOUS_FOLDER):
+        inside = NORMAL_FOLDER
+    else:
+        return None
+    images = [ListedImage(file, 0, split=TRAIN) for file in _files(root, inside)]
+    return Listing(str(root / inside), images, note=f"of {root}, {inside}/ alone is learned from")
+
+
+def judging_listing(folder: str | os.PathLike[str]) -> Listing | None:
+    """Return the test images of a folder in the industrial layout, None for any other.
+
+    Parameters
+    ----------
+    folder : path
+        ``test/good/`` is normal, every other folder in ``test/`` a type of defect.
+
+    Returns
+    -------
+    Listing or None
+        With labels, types and, where there are files, masks. Names are relative to `folder`. A
+        file that lies in ``test/`` itself is listed with an error.
+
+    Raises
+    ------
+    InputError
+        If there is ``train/good/`` without ``test/``, or no file in it.
+    """
+    root = Path(folder).expanduser()
+    if not _has(root, TEST, GOOD):
+        if _has(root, TRAIN, GOOD):
+            raise InputError(
+                f"The folder {str(root)!r} must have {TEST}/{GOOD}/ beside {TRAIN}/{GOOD}/, and "
+                f"folders of defects in {TEST}/, to be evaluated on. It has none."
+            )
+        return None
+    masks = _masks(root)
+    images = []
+    for file in _files(root, TEST):
+        parts = PurePosixPath(file.name).parts
+        if len(parts) < 3:
+            lost = f"it lies in {TEST}/ itself, in no folder that says what it is"
+            images.append(ListedImage(FoundFile(file.name, file.path, file.error or lost)))
+            continue
+        kind = parts[1]
+        anomalous = kind != GOOD
+        images.append(
+            ListedImage(
+                file,
+                int(anomalous),
+                kind if anomalous else None,
+                _mask_of(file.name, masks) if anomalous else None,
+                TEST,
+            )
+        )
+    note = f"of {root}, {TEST}/ alone is read: {GOOD}/ is normal, its other folders are defects"
+    return Listing(str(root / TEST), images, with_masks=True, note=note)
+
+
+def _has(root: Path, *inside: str) -> bool:
+    """Say whether there is such a folder in `root`."""
+    # os.path, unlike Path, takes a path that cannot be looked at for one that is not there.
+    return os.path.isdir(os.path.join(root, *inside))
+
+
+def _files(root: Path, inside: str) -> list[FoundFile]:
+    """List the files of a folder in `root`, by their path relative to `root`."""
+    found = list_files(root / inside)
+    if not found:
+        raise InputError(f"The folder {str(root / inside)!r} must hold images. It holds no file.")
+    return [FoundFile(f"{inside}/{file.name}", file.path, file.error) for file in found]
+
+
+def _masks(root: Path) -> dict[str, str]:
+    """Return the paths of all files in ``ground_truth/``, by name without ending."""
+    if not _has(root, GROUND_TRUTH):
+        return {}
+    files = list_files(root / GROUND_TRUTH)
+    return {_without_ending(file.name): file.path for file in reversed(files)}
+
+
+def _mask_of(name: str, masks: dict[str, str]) -> str | None:
+    """Return the mask of the image ``test/DEFECT/NAME.png``, None where there is none."""
+    stem = _without_ending(name.removeprefix(f"{TEST}/"))
+    return masks.get(stem + _MASK_ENDING, masks.get(stem))
+
+
+def _without_ending(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
