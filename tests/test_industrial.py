@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from typer.testing import CliRunner
 
+from adcgan import load, load_images
 from adcgan.cli import app
+from adcgan.data import judging_listing
 
 FAST = ["--detector", "pixel-pca", "--image-size", "16", "--set", "fpr=0.2", "--device", "cpu"]
 # Where the defect is, in photographs of 40×32 pixels: rows and columns.
@@ -145,3 +150,161 @@ def test_a_class_cannot_be_named_where_folders_say_what_is_normal(
     assert "must be left out" in line
     line = refused("fit", shared, "--out", tmp_path / "m", "--anomalous", "crack", *FAST)
     assert "must be left out" in line
+
+
+# -- figures for types of defects and over pixels --------------------------------------------------
+
+
+def test_every_type_of_defect_has_its_own_figures_of_images(
+    shared: Path, model: Path, tmp_path: Path
+) -> None:
+    metrics = evaluated(model, shared, tmp_path / "e")
+    with open(tmp_path / "e/scores.csv", newline="", encoding="utf-8") as file:
+        scores = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert list(metrics["defects"]) == ["crack", "dent"]
+    for kind, figures in metrics["defects"].items():
+        values = {
+            name: [score for path, score in scores.items() if path.startswith(f"test/{name}/")]
+            for name in ("good", kind)
+        }
+        pairs = [(a > b) + (a == b) / 2 for a in values[kind] for b in values["good"]]
+        assert figures["n"] == 4
+        assert figures["auroc"] == pytest.approx(np.mean(pairs))
+        assert figures["n_masks"] == 4
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_figures_over_pixels_are_of_the_photographs_own_pixels(
+    shared: Path, tmp_path: Path, resize: str
+) -> None:
+    done("fit", shared, "--out", tmp_path / "m", *FAST, "--set", f"resize={resize}")
+    metrics = evaluated(tmp_path / "m", shared, tmp_path / "e")
+    listing = judging_listing(shared)
+    assert listing is not None
+    images = load_images(listing, image_size=16, resize=resize)
+    heat = load(tmp_path / "m").anomaly_map(images)
+    # What a map of 16×16 covers of 40×32 pixels, worked out by hand.
+    part = {"squash": (0, 0, 40, 32), "pad": (0, 0, 40, 32), "crop": (4, 0, 36, 32)}[resize]
+    rows = slice(1, 14) if resize == "pad" else slice(None)
+    truth, values, kinds = [], [], []
+    for i, name in enumerate(images.names):
+        kind = name.split("/")[1]
+        mask = np.zeros((32, 40), bool)
+        if kind != "good":
+            mask[DEFECTS[kind]] = True
+        shown = Image.fromarray(np.asarray(heat[i])[rows])
+        size = (part[2] - part[0], part[3] - part[1])
+        values.append(np.asarray(shown.resize(size, Image.Resampling.BILINEAR)))
+        truth.append(mask[part[1] : part[3], part[0] : part[2]])
+        kinds.append(kind)
+    for kinds_judged, figures in [
+        ({"good", "crack"}, metrics["defects"]["crack"]["pixels"]),
+        ({"good", "dent"}, metrics["defects"]["dent"]["pixels"]),
+        ({"good", "crack", "dent"}, metrics["pixels"]),
+    ]:
+        chosen = [i for i, kind in enumerate(kinds) if kind in kinds_judged]
+        flat_truth = np.concatenate([truth[i].ravel() for i in chosen])
+        flat = np.concatenate([values[i].ravel() for i in chosen])
+        assert figures["n_pixels"] == len(flat)
+        assert figures["n_defect_pixels"] == flat_truth.sum()
+        assert figures["n_regions"] == 4 * (len(kinds_judged) - 1)
+        assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(flat_truth, flat))
+        expected = average_precision_score(flat_truth, flat)
+        assert figures["pixel_average_precision"] == pytest.approx(expected)
+        flagged = flat > figures["pixel_best_f1_threshold_chosen_on_test"]
+        assert figures["pixel_best_f1"] == pytest.approx(f1_score(flat_truth, flagged))
+        assert figures["pro30"] > 0.5
+
+
+def test_what_is_printed_and_reported_says_which_threshold_is_never_used(
+    shared: Path, model: Path, tmp_path: Path
+) -> None:
+    result = done("evaluate", model, shared, "--out", tmp_path / "e")
+    page = (tmp_path / "e/report.html").read_text(encoding="utf-8")
+    for text in (" ".join(result.stdout.split()), " ".join(page.split())):
+        assert "chosen on test data, never used" in text
+        for word in ("crack", "dent", "all defects", "PRO to 30%", "Best F1"):
+            assert word in text
+    metrics = json.loads((tmp_path / "e/metrics.json").read_text(encoding="utf-8"))
+    for figures in (metrics["pixels"], metrics["defects"]["dent"]["pixels"]):
+        assert f"{figures['pixel_auroc']:.4f}" in result.stdout
+        assert f"{figures['pro30']:.4f}" in page
+
+
+def test_a_defect_folder_without_masks_has_figures_of_images_and_a_line_that_says_why(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(parts / "ground_truth/dent")
+    result = done("evaluate", model, parts, "--out", tmp_path / "e")
+    metrics = json.loads((tmp_path / "e/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["defects"]["dent"]["auroc"] > 0.5
+    assert metrics["defects"]["dent"]["pixels"] is None
+    assert metrics["pixels"] == metrics["defects"]["crack"]["pixels"] | {"n_masks": 4}
+    said = [line for line in result.stderr.splitlines() if line.startswith("pixels ")]
+    assert len(said) == 1
+    assert "4 anomalous images have none (dent 4)" in said[0]
+    assert "dent 4" in (tmp_path / "e/report.html").read_text(encoding="utf-8")
+
+
+def test_without_any_mask_the_figures_of_images_are_there(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(parts / "ground_truth")
+    result = done("evaluate", model, parts, "--out", tmp_path / "e")
+    metrics = json.loads((tmp_path / "e/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["pixels"] is None
+    assert set(metrics["defects"]) == {"crack", "dent"}
+    assert "8 anomalous images have none" in result.stderr
+    assert "Best F1" not in result.stdout
+
+
+def test_masks_that_mark_nothing_give_no_figures_over_pixels(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    for path in (parts / "ground_truth/dent").iterdir():
+        Image.new("L", (40, 32)).save(path)
+    metrics = evaluated(model, parts, tmp_path / "e")
+    assert metrics["defects"]["dent"]["pixels"] is None
+    assert metrics["defects"]["crack"]["pixels"] is not None
+    assert any("'dent'" in line and "empty" in line for line in metrics["pixels_left_out"])
+
+
+def test_a_wrong_mask_ends_the_evaluation_with_one_line(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    mask = parts / "ground_truth/crack/02_mask.png"
+    Image.new("L", (16, 16)).save(mask)
+    line = refused("evaluate", model, parts, "--out", tmp_path / "a")
+    assert "02_mask.png" in line
+    assert "40×32 pixels. Got 16×16 instead" in line
+    mask.write_bytes(b"no image")
+    line = refused("evaluate", model, parts, "--out", tmp_path / "b")
+    assert "02_mask.png" in line
+    assert "cannot be read" in line
+    assert not (tmp_path / "b/metrics.json").exists()
+
+
+def test_a_detector_without_maps_says_that_it_has_no_figures_over_pixels(
+    shared: Path, tmp_path: Path
+) -> None:
+    done("fit", shared, "--out", tmp_path / "m", *FAST, "--detector", "pixel-iforest")
+    metrics = evaluated(tmp_path / "m", shared, tmp_path / "e")
+    assert metrics["pixels"] is None
+    assert metrics["pixels_left_out"] == [
+        "There are no figures over pixels: the detector makes no maps."
+    ]
+    assert metrics["defects"]["crack"]["auroc"] > 0.5
+
+
+def test_data_without_types_or_masks_has_no_table_of_defects(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "two"
+    root.mkdir()
+    (parts / "test/good").rename(root / "normal")
+    (parts / "test/crack").rename(root / "anomalous")
+    result = done("evaluate", model, root, "--out", tmp_path / "e")
+    metrics = json.loads((tmp_path / "e/metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["defects"], metrics["pixels"], metrics["pixels_left_out"]) == ({}, None, [])
+    assert "all defects" not in result.stdout
+    assert "Types of defects" not in (tmp_path / "e/report.html").read_text(encoding="utf-8")
