@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from typer.testing import CliRunner
 
-from adcgan import load, load_images
+from adcgan import load, load_images, load_named
 from adcgan.cli import app
 from adcgan.data import judging_listing
 
@@ -308,3 +308,56 @@ def test_data_without_types_or_masks_has_no_table_of_defects(
     assert (metrics["defects"], metrics["pixels"], metrics["pixels_left_out"]) == ({}, None, [])
     assert "all defects" not in result.stdout
     assert "Types of defects" not in (tmp_path / "e/report.html").read_text(encoding="utf-8")
+
+
+# -- a set by name ---------------------------------------------------------------------------------
+
+
+def test_a_set_of_photographs_is_found_by_its_name(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/magnetic-tile").symlink_to(shared)
+    monkeypatch.setenv("ADCGAN_DATA", str(tmp_path / "data"))
+    done("fit", "magnetic-tile", "--out", tmp_path / "m", *FAST)
+    metrics = evaluated(tmp_path / "m", "magnetic-tile", tmp_path / "e")
+    assert metrics["data"] == "magnetic-tile (test)"
+    assert metrics["pixels"] is not None
+    done("score", tmp_path / "m", "magnetic-tile", "--out", tmp_path / "scores.csv")
+    splits = json.loads(done("data", "prepare", "magnetic-tile", "--json").stdout)
+    assert [split["n_images"] for split in splits] == [40, 14]
+    listed = json.loads(done("data", "list", "--json").stdout)
+    assert listed[-1]["name"] == "magnetic-tile"
+    assert listed[-1]["in_adcgan_data"] is True
+    assert "magnetic-tile" in done("data", "list").stdout
+
+
+def test_a_set_of_photographs_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADCGAN_DATA", str(tmp_path))
+    line = refused("fit", "magnetic-tile", "--out", tmp_path / "m", *FAST)
+    assert str(tmp_path / "magnetic-tile") in line
+    monkeypatch.delenv("ADCGAN_DATA")
+    line = refused("fit", "magnetic-tile", "--out", tmp_path / "m", *FAST)
+    assert "$ADCGAN_DATA is not set" in line
+
+
+@pytest.mark.data
+def test_magnetic_tile_is_judged_by_defect_and_by_pixel(tmp_path: Path) -> None:
+    size = ["--image-size", "64", "--detector", "pixel-pca"]
+    done("fit", "magnetic-tile", "--out", tmp_path / "m", *size)
+    metrics = evaluated(tmp_path / "m", "magnetic-tile", tmp_path / "e")
+    assert {kind: row["n"] for kind, row in metrics["defects"].items()} == {
+        "blowhole": 115,
+        "break": 85,
+        "crack": 57,
+    }
+    assert (metrics["n_normal"], metrics["pixels"]["n_masks"]) == (120, 257)
+    assert metrics["pixels_left_out"] == []
+    for row in metrics["defects"].values():
+        assert row["pixels"]["pixel_auroc"] > 0.7
+    train = load_named("magnetic-tile", "train")
+    assert len(train) == 480
+    assert train.labels is not None
+    assert not train.labels.any()

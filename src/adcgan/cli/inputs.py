@@ -82,16 +82,18 @@ def images_to_judge(
 
 def learnt_from(data: str) -> Listing | None:
     """Return the normal images of data that says which they are, None for other data."""
-    from adcgan.data import training_listing
+    from adcgan.data import FOLDER_SETS, training_listing
 
-    return training_listing(data) if os.path.isdir(data) else None
+    named = data in FOLDER_SETS
+    return training_listing(data) if named or os.path.isdir(data) else None
 
 
 def judged_on(data: str) -> Listing | None:
     """Return the test images of data that says which they are, None for other data."""
-    from adcgan.data import judging_listing
+    from adcgan.data import FOLDER_SETS, judging_listing
 
-    return judging_listing(data) if os.path.isdir(data) else None
+    named = data in FOLDER_SETS
+    return judging_listing(data) if named or os.path.isdir(data) else None
 
 
 def refuse_classes(data: str, normal: str | None, anomalous: str | None) -> None:
@@ -105,12 +107,12 @@ def refuse_classes(data: str, normal: str | None, anomalous: str | None) -> None
 
 def load_path(data: str | Listing, **options: Any) -> ImageSet:
     """Load a path, or what it lists."""
-    from adcgan.data import DATASETS, Listing, load_images
+    from adcgan.data import DATASETS, FOLDER_SETS, Listing, load_images
 
     if not isinstance(data, Listing) and not os.path.lexists(data):
         raise InputError(
             "DATA must be a folder, an image, an .npy or .npz file, or one of "
-            f"{', '.join(DATASETS)}. {data!r} does not exist."
+            f"{', '.join([*DATASETS, *FOLDER_SETS])}. {data!r} does not exist."
         )
     return load_images(data, cache=True, **options)
 

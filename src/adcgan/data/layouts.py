@@ -23,6 +23,25 @@ from adcgan.errors import InputError
 GOOD, TRAIN, TEST, GROUND_TRUTH = "good", "train", "test", "ground_truth"
 _MASK_ENDING = "_mask"
 
+# Sets known by name that are folders in the industrial layout, in ``$ADCGAN_DATA``, and their types
+# of defects. Magnetic-tile: Huang, Qiu and Yuan, "Surface defect saliency of magnetic tile" (2018).
+FOLDER_SETS: dict[str, tuple[str, ...]] = {"magnetic-tile": ("blowhole", "break", "crack")}
+
+
+def set_folder(name: str) -> Path:
+    """Return where a set of `FOLDER_SETS` is; `InputError` if it is not in ``$ADCGAN_DATA``."""
+    base = os.environ.get("ADCGAN_DATA")
+    if not base:
+        raise InputError(
+            f"The data set {name!r} is read from $ADCGAN_DATA/{name}, and $ADCGAN_DATA is not set."
+        )
+    folder = Path(base) / name
+    if not folder.is_dir():
+        raise InputError(
+            f"The data set {name!r} must be the folder {str(folder)!r}. There is none."
+        )
+    return folder
+
 
 def training_listing(folder: str | os.PathLike[str]) -> Listing | None:
     """Return the normal images of a folder whose layout says which they are, None for any other.
@@ -30,8 +49,8 @@ def training_listing(folder: str | os.PathLike[str]) -> Listing | None:
     Parameters
     ----------
     folder : path
-        Of ``train/good/`` its images are returned; else, of ``normal/`` beside ``anomalous/``,
-        those.
+        A folder, or a name of `FOLDER_SETS`. Of ``train/good/`` its images are returned; else, of
+        ``normal/`` beside ``anomalous/``, those.
 
     Returns
     -------
@@ -43,7 +62,7 @@ def training_listing(folder: str | os.PathLike[str]) -> Listing | None:
     InputError
         If there is ``test/good/`` without ``train/good/``, or the normal folder is empty.
     """
-    root = Path(folder).expanduser()
+    root = _root(folder)
     if _has(root, TRAIN, GOOD):
         inside = f"{TRAIN}/{GOOD}"
     elif _has(root, TEST, GOOD):
@@ -56,7 +75,8 @@ def training_listing(folder: str | os.PathLike[str]) -> Listing | None:
     else:
         return None
     images = [ListedImage(file, 0, split=TRAIN) for file in _files(root, inside)]
-    return Listing(str(root / inside), images, note=f"of {root}, {inside}/ alone is learned from")
+    source = f"{folder} ({TRAIN})" if folder in FOLDER_SETS else str(root / inside)
+    return Listing(source, images, note=f"of {root}, {inside}/ alone is learned from")
 
 
 def judging_listing(folder: str | os.PathLike[str]) -> Listing | None:
@@ -65,7 +85,8 @@ def judging_listing(folder: str | os.PathLike[str]) -> Listing | None:
     Parameters
     ----------
     folder : path
-        ``test/good/`` is normal, every other folder in ``test/`` a type of defect.
+        A folder, or a name of `FOLDER_SETS`. ``test/good/`` is normal, every other folder in
+        ``test/`` a type of defect.
 
     Returns
     -------
@@ -78,7 +99,7 @@ def judging_listing(folder: str | os.PathLike[str]) -> Listing | None:
     InputError
         If there is ``train/good/`` without ``test/``, or no file in it.
     """
-    root = Path(folder).expanduser()
+    root = _root(folder)
     if not _has(root, TEST, GOOD):
         if _has(root, TRAIN, GOOD):
             raise InputError(
@@ -106,7 +127,13 @@ def judging_listing(folder: str | os.PathLike[str]) -> Listing | None:
             )
         )
     note = f"of {root}, {TEST}/ alone is read: {GOOD}/ is normal, its other folders are defects"
-    return Listing(str(root / TEST), images, with_masks=True, note=note)
+    source = f"{folder} ({TEST})" if folder in FOLDER_SETS else str(root / TEST)
+    return Listing(source, images, with_masks=True, note=note)
+
+
+def _root(folder: str | os.PathLike[str]) -> Path:
+    """Return the folder meant by a path or by a name of `FOLDER_SETS`."""
+    return set_folder(str(folder)) if folder in FOLDER_SETS else Path(folder).expanduser()
 
 
 def _has(root: Path, *inside: str) -> bool:
