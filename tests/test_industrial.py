@@ -361,3 +361,78 @@ def test_magnetic_tile_is_judged_by_defect_and_by_pixel(tmp_path: Path) -> None:
     assert len(train) == 480
     assert train.labels is not None
     assert not train.labels.any()
+
+
+# -- manifests -------------------------------------------------------------------------------------
+
+
+def write_manifest(root: Path) -> Path:
+    """Write a manifest of a set in the industrial layout, beside it."""
+    good = sorted((root / "train/good").iterdir())
+    lines = [f"{path.relative_to(root.parent)},normal,,,train" for path in good]
+    for path in sorted((root / "test").glob("*/*")):
+        kind, name = path.parent.name, path.relative_to(root.parent)
+        mask = f"{root.name}/ground_truth/{kind}/{path.stem}_mask.png"
+        known = "normal,," if kind == "good" else f"anomalous,{kind},{mask}"
+        lines.append(f"{name},{known},test")
+    manifest = root.parent / "manifest.csv"
+    text = "\n".join(["path,label,type,mask,split", *lines, ""])
+    manifest.write_text(text, encoding="utf-8")
+    return manifest
+
+
+def test_a_manifest_gives_what_the_folder_gives(parts: Path, tmp_path: Path) -> None:
+    manifest = write_manifest(parts)
+    result = done("fit", manifest, "--out", tmp_path / "m", "--json", *FAST)
+    assert json.loads(result.stdout)["n_train"] == 36
+    assert "40 of 54 rows" in result.stderr
+    by_manifest = evaluated(tmp_path / "m", manifest, tmp_path / "a")
+    by_folder = evaluated(tmp_path / "m", parts, tmp_path / "b")
+    assert by_manifest["pixels"]["n_masks"] == 8
+    for key in ("auroc", "defects", "pixels", "at_threshold"):
+        assert by_manifest[key] == by_folder[key]
+
+
+def test_a_row_of_a_manifest_whose_file_is_missing_is_a_row_with_its_error(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    manifest = write_manifest(parts)
+    (parts / "test/crack/00.png").unlink()
+    done("score", model, manifest, "--out", tmp_path / "scores.csv")
+    with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 54
+    assert rows["parts/test/crack/00.png"]["error"] == "No such file or directory"
+    assert rows["parts/test/crack/01.png"]["error"] == ""
+    metrics = evaluated(model, manifest, tmp_path / "e")
+    assert metrics["unreadable"] == ["parts/test/crack/00.png"]
+    assert metrics["defects"]["crack"]["n"] == 3
+    line = refused("evaluate", model, manifest, "--out", tmp_path / "f", "--strict")
+    assert "parts/test/crack/00.png" in line
+
+
+def test_a_manifest_without_paths_or_labels_is_one_line(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    manifest = parts.parent / "manifest.csv"
+    manifest.write_text("file\nparts/test/good/00.png\n", encoding="utf-8")
+    line = refused("fit", manifest, "--out", tmp_path / "m", *FAST)
+    assert "'path'" in line
+    for command in ("score", "evaluate"):
+        assert "'path'" in refused(command, model, manifest, "--out", tmp_path / "o")
+    manifest.write_text("path\nparts/test/good/00.png\n", encoding="utf-8")
+    line = refused("evaluate", model, manifest, "--out", tmp_path / "e")
+    assert "'label'" in line
+
+
+def test_a_mask_cannot_mark_defects_in_an_image_that_is_called_normal(
+    parts: Path, model: Path, tmp_path: Path
+) -> None:
+    manifest = write_manifest(parts)
+    text = manifest.read_text(encoding="utf-8")
+    wrong = text.replace("crack/00.png,anomalous,crack", "crack/00.png,normal,")
+    assert wrong != text
+    manifest.write_text(wrong, encoding="utf-8")
+    line = refused("evaluate", model, manifest, "--out", tmp_path / "e")
+    assert "00_mask.png" in line
+    assert "called normal" in line

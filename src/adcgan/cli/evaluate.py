@@ -25,7 +25,8 @@ def evaluate(
         str,
         typer.Argument(
             help="A folder with normal/ and anomalous/ in it, or with test/good/, test/DEFECT/ and "
-            "ground_truth/DEFECT/; a named set (its test split), or an .npz file with labels."
+            "ground_truth/DEFECT/; a manifest (.csv, .parquet) with labels; a named set (its test "
+            "split), or an .npz file with labels."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder for the results.")],

@@ -10,6 +10,7 @@ from adcgan.data.imageset import ImageSet, Skipped
 from adcgan.data.layouts import FOLDER_SETS, judging_listing, training_listing
 from adcgan.data.listing import ListedImage, Listing
 from adcgan.data.load import ImageSource, load_images
+from adcgan.data.manifest import read_manifest
 from adcgan.data.named import DATASETS, NamedDataset, load_named
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "load_images",
     "load_named",
     "normal_images",
+    "read_manifest",
     "training_listing",
 ]

@@ -1,6 +1,6 @@
-"""Folder layouts that say which images are normal, and where defects and their masks are.
+"""Data that says which images are normal, and where defects and their masks are.
 
-The one that industrial sets have::
+Manifests (`adcgan.data.manifest`), and folders in two layouts. The one that industrial sets have::
 
     train/good/NAME.png
     test/good/NAME.png
@@ -13,11 +13,13 @@ and ``normal/`` beside ``anomalous/``.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from adcgan.data.classes import ANOMALOUS_FOLDER, NORMAL_FOLDER
 from adcgan.data.folder import FoundFile, list_files
 from adcgan.data.listing import ListedImage, Listing
+from adcgan.data.manifest import is_manifest, read_manifest
 from adcgan.errors import InputError
 
 GOOD, TRAIN, TEST, GROUND_TRUTH = "good", "train", "test", "ground_truth"
@@ -43,26 +45,36 @@ def set_folder(name: str) -> Path:
     return folder
 
 
-def training_listing(folder: str | os.PathLike[str]) -> Listing | None:
-    """Return the normal images of a folder whose layout says which they are, None for any other.
+def training_listing(data: str | os.PathLike[str]) -> Listing | None:
+    """Return the normal images of data that says which they are, None for any other.
 
     Parameters
     ----------
-    folder : path
-        A folder, or a name of `FOLDER_SETS`. Of ``train/good/`` its images are returned; else, of
-        ``normal/`` beside ``anomalous/``, those.
+    data : path
+        A folder, a name of `FOLDER_SETS`, or a manifest. Of ``train/good/`` its images are
+        returned; else, of ``normal/`` beside ``anomalous/``, those; of a manifest, the rows that
+        are neither for testing nor labelled as anomalous.
 
     Returns
     -------
     Listing or None
-        Names are relative to `folder`.
+        Names are relative to the folder.
 
     Raises
     ------
     InputError
-        If there is ``test/good/`` without ``train/good/``, or the normal folder is empty.
+        If there is ``test/good/`` without ``train/good/``, the normal folder is empty, or the
+        manifest is wrong or has no such row.
     """
-    root = _root(folder)
+    if is_manifest(data):
+        listing = read_manifest(data)
+        chosen = listing.train()
+        counts = f"{len(chosen.images):,} of {len(listing.images):,} rows"
+        rule = "those neither for testing nor labelled as anomalous"
+        return replace(
+            _not_empty(chosen, rule), note=f"of {listing.source}, {counts} are learned from: {rule}"
+        )
+    root = _root(data)
     if _has(root, TRAIN, GOOD):
         inside = f"{TRAIN}/{GOOD}"
     elif _has(root, TEST, GOOD):
@@ -75,31 +87,46 @@ def training_listing(folder: str | os.PathLike[str]) -> Listing | None:
     else:
         return None
     images = [ListedImage(file, 0, split=TRAIN) for file in _files(root, inside)]
-    source = f"{folder} ({TRAIN})" if folder in FOLDER_SETS else str(root / inside)
+    source = f"{data} ({TRAIN})" if data in FOLDER_SETS else str(root / inside)
     return Listing(source, images, note=f"of {root}, {inside}/ alone is learned from")
 
 
-def judging_listing(folder: str | os.PathLike[str]) -> Listing | None:
-    """Return the test images of a folder in the industrial layout, None for any other.
+def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
+    """Return the test images of data that says what each is, None for any other.
 
     Parameters
     ----------
-    folder : path
-        A folder, or a name of `FOLDER_SETS`. ``test/good/`` is normal, every other folder in
-        ``test/`` a type of defect.
+    data : path
+        A folder in the industrial layout, a name of `FOLDER_SETS`, or a manifest. ``test/good/``
+        is normal, every other folder in ``test/`` a type of defect; of a manifest, the rows that
+        are not for training.
 
     Returns
     -------
     Listing or None
-        With labels, types and, where there are files, masks. Names are relative to `folder`. A
-        file that lies in ``test/`` itself is listed with an error.
+        With labels, types and, where there are files, masks. Names are relative to the folder.
+        A file that lies in ``test/`` itself is listed with an error.
 
     Raises
     ------
     InputError
-        If there is ``train/good/`` without ``test/``, or no file in it.
+        If there is ``train/good/`` without ``test/good/``, or the manifest is wrong, has no such
+        row or one of them has no label.
     """
-    root = _root(folder)
+    if is_manifest(data):
+        listing = read_manifest(data)
+        chosen = _not_empty(listing.test(), "those not for training")
+        for item in chosen.images:
+            if item.label is None:
+                raise InputError(
+                    f"The manifest {listing.source!r} must have a 'label' in every row to be "
+                    f"evaluated on. That of {item.file.name!r} has none."
+                )
+        counts = f"{len(chosen.images):,} of {len(listing.images):,} rows"
+        return replace(
+            chosen, note=f"of {listing.source}, {counts} are read: those not for training"
+        )
+    root = _root(data)
     if not _has(root, TEST, GOOD):
         if _has(root, TRAIN, GOOD):
             raise InputError(
@@ -127,13 +154,20 @@ def judging_listing(folder: str | os.PathLike[str]) -> Listing | None:
             )
         )
     note = f"of {root}, {TEST}/ alone is read: {GOOD}/ is normal, its other folders are defects"
-    source = f"{folder} ({TEST})" if folder in FOLDER_SETS else str(root / TEST)
+    source = f"{data} ({TEST})" if data in FOLDER_SETS else str(root / TEST)
     return Listing(source, images, with_masks=True, note=note)
 
 
-def _root(folder: str | os.PathLike[str]) -> Path:
+def _not_empty(listing: Listing, rule: str) -> Listing:
+    """Refuse a manifest none of whose rows are meant."""
+    if not listing.images:
+        raise InputError(f"The manifest {listing.source!r} must have rows for this: {rule}.")
+    return listing
+
+
+def _root(data: str | os.PathLike[str]) -> Path:
     """Return the folder meant by a path or by a name of `FOLDER_SETS`."""
-    return set_folder(str(folder)) if folder in FOLDER_SETS else Path(folder).expanduser()
+    return set_folder(str(data)) if data in FOLDER_SETS else Path(data).expanduser()
 
 
 def _has(root: Path, *inside: str) -> bool:

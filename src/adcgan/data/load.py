@@ -18,6 +18,7 @@ from adcgan.data.folder import FoundFile, decode_files, file_at, list_files
 from adcgan.data.image_file import Target, check_channels, check_image_size, check_resize
 from adcgan.data.imageset import ImageSet
 from adcgan.data.listing import Listing
+from adcgan.data.manifest import is_manifest, read_manifest
 from adcgan.data.named import DATASETS
 from adcgan.errors import InputError
 from adcgan.progress import Progress
@@ -50,11 +51,11 @@ def load_images(
     ----------
     data : path, array, list, Listing or ImageSet
         A folder (with the folders in it; hidden files and those of operating systems are left
-        out), an image file, a .npy file, a .npz file (array ``images`` or its only one, and
-        ``labels`` if there), a uint8 array of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), a
-        list of image files, of uint8 arrays (H, W), (H, W, 1) or (H, W, 3) of any sizes and of
-        PIL images, a `Listing`, or an image set, which is returned as it is where it fits. ``~``
-        in a path is the user's home.
+        out), an image file, a manifest (every row of it; see `read_manifest`), a .npy file, a .npz
+        file (array ``images`` or its only one, and ``labels`` if there), a uint8 array of shape
+        (n, H, W), (n, H, W, 1) or (n, H, W, 3), a list of image files, of uint8 arrays (H, W),
+        (H, W, 1) or (H, W, 3) of any sizes and of PIL images, a `Listing`, or an image set, which
+        is returned as it is where it fits. ``~`` in a path is the user's home.
     image_size : int or None, default None
         Height and width to resize to, 16 to 256. None: 64 for folders, image files and lists;
         arrays keep their size, which must be square and within those bounds. With
@@ -92,6 +93,8 @@ def load_images(
         path = Path(data).expanduser()
         if path.suffix.lower() in {".npy", ".npz"} and os.path.isfile(path):
             found = _fit(_load_array_file(path), image_size, resize, channels, progress)
+        elif is_manifest(path):
+            found = _load_listing(read_manifest(path), target, cache=cache, progress=progress)
         else:
             found = _load_files(path, target, cache=cache, progress=progress)
     elif isinstance(data, ImageSet):
