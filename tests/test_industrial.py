@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from typer.testing import CliRunner
 
 from adcgan import load, load_images, load_named
+from adcgan.benchmark import evaluate
 from adcgan.cli import app
 from adcgan.data import judging_listing
+from adcgan.report import evaluation_page, render
 
 FAST = ["--detector", "pixel-pca", "--image-size", "16", "--set", "fpr=0.2", "--device", "cpu"]
 # Where the defect is, in photographs of 40×32 pixels: rows and columns.
@@ -436,3 +441,63 @@ def test_a_mask_cannot_mark_defects_in_an_image_that_is_called_normal(
     line = refused("evaluate", model, manifest, "--out", tmp_path / "e")
     assert "00_mask.png" in line
     assert "called normal" in line
+
+
+# -- pictures in the report ------------------------------------------------------------------------
+
+
+def pictures_of(page: str, name: str) -> dict[str, np.ndarray]:
+    """Return the pictures of an image by what they show, as the page has them."""
+    found = {}
+    for address, label in re.findall(rf'<img src="(data:[^"]+)" alt="(\w+): {name}"', page):
+        content = base64.b64decode(address.split(",")[1])
+        found[label] = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    return found
+
+
+def test_the_report_shows_photographs_at_their_own_size_with_defects_outlined(
+    shared: Path, model: Path, tmp_path: Path
+) -> None:
+    evaluated(model, shared, tmp_path / "e")
+    page = (tmp_path / "e/report.html").read_text(encoding="utf-8")
+    assert "around what a mask calls a defect" in page
+    shown = pictures_of(page, "test/dent/00.png")
+    assert {picture.shape for picture in shown.values()} == {(32, 40, 3)}
+    file = np.asarray(Image.open(shared / "test/dent/00.png").convert("RGB")).astype(int)
+    assert np.abs(shown["image"] - file).mean() < 8
+    # Blue without red: of no heatmap.
+    line = (shown["heatmap"][..., 2] - shown["heatmap"][..., 0]) > 100
+    mask = np.zeros((32, 40), bool)
+    mask[DEFECTS["dent"]] = True
+    around = np.zeros((32, 40), bool)
+    around[18:32, 6:20] = True
+    around &= ~mask
+    assert line[around].mean() > 0.9
+    assert line[~around].mean() < 0.02
+    good = pictures_of(page, "test/good/00.png")["heatmap"]
+    assert not ((good[..., 2] - good[..., 0]) > 100).any()
+
+
+def test_the_report_outlines_thin_defects_of_large_photographs(model: Path, tmp_path: Path) -> None:
+    root = write_parts(tmp_path / "parts")
+    mask = np.zeros((1500, 2000), np.uint8)
+    mask[700, 400:1600] = 255
+    Image.new("L", (2000, 1500), 128).save(root / "test/crack/00.png")
+    Image.fromarray(mask).save(root / "ground_truth/crack/00_mask.png")
+    metrics = evaluated(model, root, tmp_path / "e")
+    assert metrics["pixels"]["n_regions"] >= 7
+    page = (tmp_path / "e/report.html").read_text(encoding="utf-8")
+    heatmap = pictures_of(page, "test/crack/00.png")["heatmap"]
+    assert heatmap.shape == (360, 480, 3)
+    assert ((heatmap[..., 2] - heatmap[..., 0]) > 100).sum() > 600
+
+
+def test_images_that_are_gone_are_shown_as_the_model_saw_them(parts: Path, model: Path) -> None:
+    listing = judging_listing(parts)
+    assert listing is not None
+    detector = load(model)
+    images = load_images(listing, image_size=16)
+    evaluation = evaluate(detector, images)
+    shutil.rmtree(parts)
+    page = render(evaluation_page(detector, images, evaluation))
+    assert pictures_of(page, "test/dent/00.png")["image"].shape == (16, 16, 3)

@@ -172,7 +172,14 @@ def curves(evaluation: Evaluation) -> Section:
 def pictures(detector: Scorer, images: ImageSet, evaluation: Evaluation) -> Section:
     """Return the most anomalous, the borderline and the most normal images."""
     rows, hottest = gallery(detector, images, evaluation)
-    return Section("pictures", "Images", {"rows": rows, "hottest": hottest})
+    cards = [card for row in rows for card in row.cards]
+    data = {
+        "rows": rows,
+        "hottest": hottest,
+        "large": any(card.large for card in cards),
+        "marked": any(card.marked for card in cards),
+    }
+    return Section("pictures", "Images", data)
 
 
 def components(detector: Scorer, evaluation: Evaluation) -> Section | None:
