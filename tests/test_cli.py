@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import adcgan
 from adcgan.cli import app, demo
 from adcgan.cli.settings import settings
+from adcgan.data import FOLDER_SETS
 from adcgan.detectors import ADCGAN
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
@@ -562,7 +563,7 @@ def test_data_list_says_whether_the_folder_has_a_set(tmp_path, monkeypatch):
     (tmp_path / "ylecun" / "mnist").mkdir(parents=True)
     monkeypatch.setenv("ADCGAN_DATA", str(tmp_path))
     listed = {row["name"]: row for row in json.loads(run("data", "list", "--json").stdout)}
-    assert list(listed) == list(adcgan.DATASETS)
+    assert list(listed) == [*adcgan.DATASETS, *FOLDER_SETS]
     here = [listed[name]["in_adcgan_data"] for name in ("mnist", "cifar10", "digits")]
     assert here == [True, False, None]
     assert "fashion-mnist" in run("data", "list").stdout

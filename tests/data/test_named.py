@@ -74,7 +74,10 @@ def test_digits_are_resized_on_request() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "imagenet"}, "one of mnist, fashion-mnist, cifar10, cats-vs-dogs, digits"),
+        (
+            {"name": "imagenet"},
+            "mnist, fashion-mnist, cifar10, cats-vs-dogs, digits, magnetic-tile",
+        ),
         ({"split": "validation"}, "'train' or 'test'"),
         ({"image_size": 8}, "'image_size'"),
         ({"channels": 2}, "'channels'"),

@@ -77,3 +77,21 @@ def test_enlarged_repeats_pixels_until_the_shorter_side_is_long_enough():
     assert large.shape == (6, 9)
     assert np.array_equal(large[::3, ::3], image)
     assert pictures.enlarged(image, 2).shape == (2, 3)
+
+
+def test_an_outline_goes_around_what_is_marked_and_leaves_it_to_be_seen():
+    image = np.full((40, 50, 3), 7, np.uint8)
+    mask = np.zeros((40, 50), dtype=bool)
+    mask[10:20, 15:30] = True
+    picture = pictures.outlined(image, mask)
+    assert (picture[mask] == 7).all()
+    drawn = (picture != 7).any(axis=2)
+    expected = np.zeros_like(mask)
+    expected[8:22, 13:32] = True
+    np.testing.assert_array_equal(drawn, expected & ~mask)
+    assert (image == 7).all()
+
+
+def test_an_outline_of_nothing_is_nothing():
+    image = np.full((40, 50, 3), 7, np.uint8)
+    np.testing.assert_array_equal(pictures.outlined(image, np.zeros((40, 50), dtype=bool)), image)

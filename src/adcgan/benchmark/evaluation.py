@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adcgan.benchmark.defects import defect_figures, read_truth
 from adcgan.benchmark.metrics import auroc, summary
 from adcgan.errors import InputError
 
@@ -50,19 +51,21 @@ def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
         A fitted detector, or an exported one.
     images : ImageSet
         With labels: 1 anomalous, 0 normal. Images that could not be read are counted and left
-        out of the figures.
+        out of the figures. Types of defects and masks, where there are any, give figures for
+        each type and over pixels.
 
     Returns
     -------
     Evaluation
         Its `metrics` hold the keys of `adcgan.benchmark.metrics.summary` and ``components``
         and ``variants`` (name to AUROC), ``at_threshold``, ``n_unreadable``, ``unreadable``
-        (names), ``data``, ``detector``, ``settings``, ``versions``, ``hardware``, ``date``.
+        (names), those of `adcgan.benchmark.defects.defect_figures`, ``data``, ``detector``,
+        ``settings``, ``versions``, ``hardware``, ``date``.
 
     Raises
     ------
     InputError
-        If the images have no labels, or lack one of the two classes.
+        If the images have no labels, or lack one of the two classes, or a mask is wrong.
     """
     if images.labels is None:
         raise InputError(
@@ -75,7 +78,10 @@ def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
             "The 'images' parameter of evaluate must hold normal (label 0) and anomalous "
             f"(label 1) images. Got labels {found[:5]} instead."
         )
-    assessment = detector.assess(images)
+    # Before the images are scored, which takes longer than to find a wrong mask.
+    marked = None if images.masks is None else read_truth(images, detector.target_.resize)
+    mapped = marked is not None and bool(marked.known[images.labels == 1].any()) and _maps(detector)
+    assessment = detector.assess(images, maps=True) if mapped else detector.assess(images)
     labels = np.full(len(assessment.names), UNREADABLE, dtype=np.int64)
     labels[images.positions] = images.labels
     known = labels != UNREADABLE
@@ -87,10 +93,23 @@ def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
         "at_threshold": _at_threshold(detector, truth, assessment.anomalous[known]),
         "n_unreadable": int((~known).sum()),
         "unreadable": [assessment.names[i] for i in np.flatnonzero(~known)],
+        **defect_figures(
+            images,
+            assessment.scores[known],
+            assessment.anomalous[known] == 1,
+            marked,
+            assessment.maps,
+        ),
         "data": images.source,
         **_record(detector),
     }
     return Evaluation(assessment, labels, metrics)
+
+
+def _maps(detector: Scorer) -> bool:
+    """Say whether a detector makes anomaly maps."""
+    blank = np.zeros((1, *detector.image_shape_), np.uint8)
+    return detector.backend.scored(blank).anomaly_map is not None
 
 
 def _aurocs(

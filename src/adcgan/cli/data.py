@@ -23,7 +23,8 @@ def _data() -> None:
 @app.command("list", epilog="Example: adcgan data list")
 def list_named(json: options.Json = False) -> None:
     """List the data sets that can be used by name."""
-    from adcgan.data import DATASETS
+    from adcgan.data import DATASETS, FOLDER_SETS
+    from adcgan.data.layouts import GOOD
 
     rows: list[dict[str, Any]] = []
     folder = os.environ.get("ADCGAN_DATA")
@@ -42,6 +43,18 @@ def list_named(json: options.Json = False) -> None:
                 "in_adcgan_data": here,
             }
         )
+    for name, defects in FOLDER_SETS.items():
+        rows.append(
+            {
+                "name": name,
+                "image_size": None,
+                "channels": None,
+                "n_classes": 1 + len(defects),
+                "class_names": [GOOD, *defects],
+                "from": f"$ADCGAN_DATA/{name}",
+                "in_adcgan_data": (Path(folder) / name).is_dir() if folder else None,
+            }
+        )
     if json:
         print_json(rows)
         return
@@ -50,7 +63,7 @@ def list_named(json: options.Json = False) -> None:
         [
             [
                 row["name"],
-                f"{row['image_size']}×{row['image_size']}{' RGB' if row['channels'] == 3 else ''}",
+                _pixels(row),
                 str(row["n_classes"]),
                 row["from"],
                 {True: "yes", False: "no", None: "-"}[row["in_adcgan_data"]],
@@ -58,6 +71,13 @@ def list_named(json: options.Json = False) -> None:
             for row in rows
         ],
     )
+
+
+def _pixels(row: dict[str, Any]) -> str:
+    """Say how large the images of a set are."""
+    if row["image_size"] is None:
+        return "photographs"
+    return f"{row['image_size']}×{row['image_size']}{' RGB' if row['channels'] == 3 else ''}"
 
 
 @app.command(
@@ -74,10 +94,10 @@ def prepare(
     json: options.Json = False,
 ) -> None:
     """Decode images into the cache ($ADCGAN_CACHE), so that later commands start at once."""
-    from adcgan.data import DATASETS, load_named
+    from adcgan.data import DATASETS, FOLDER_SETS, load_named
     from adcgan.report.wording import counted, printable
 
-    if data in DATASETS:
+    if data in DATASETS or data in FOLDER_SETS:
         sets = [load_named(data, split, image_size=image_size) for split in ("train", "test")]
         for images in sets:
             refuse_skipped(images, strict)

@@ -24,8 +24,9 @@ def evaluate(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder with normal/ and anomalous/ in it, a named set (its test split), or an "
-            ".npz file with labels."
+            help="A folder with normal/ and anomalous/ in it, or with test/good/, test/DEFECT/ and "
+            "ground_truth/DEFECT/; a manifest (.csv, .parquet) with labels; a named set (its test "
+            "split), or an .npz file with labels."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder for the results.")],
@@ -36,6 +37,8 @@ def evaluate(
     device: options.Device = "auto",
 ) -> None:
     """Evaluate a model on labelled images: metrics.json, scores.csv and report.html.
+
+    Types of defects have figures of their own and, where masks mark them, figures over pixels.
 
     An .npz file whose labels are 0 (normal) and 1 (anomalous) needs neither --normal nor
     --anomalous.
@@ -78,7 +81,7 @@ def read_run(model: Path) -> dict[str, Any]:
 
 def show(metrics: dict[str, Any]) -> None:
     """Print the figures for people."""
-    from adcgan.report.sections import figures
+    from adcgan.report.sections import defects, figures
 
     rows = [row[:2] for row in figures(metrics).data["rows"]]
     low, high = metrics["auroc_ci95"]
@@ -88,3 +91,13 @@ def show(metrics: dict[str, Any]) -> None:
     if metrics["n_unreadable"]:
         rows.append(("Unreadable, left out", f"{metrics['n_unreadable']:,}"))
     print_table(["figure", "value"], rows)
+    section = defects(metrics)
+    if section is None:
+        return
+    table = section.data
+    print_table(["defect", "images", "AUROC", "caught"], [list(row[:4]) for row in table["rows"]])
+    if table["columns"]:
+        print_table(["defect", *table["columns"]], [[row[0], *row[4]] for row in table["rows"]])
+        typer.echo("The threshold of best F1 is chosen on test data, never used.")
+    for line in table["left_out"]:
+        say(f"pixels     {line}")

@@ -18,8 +18,9 @@ def fit(
     data: Annotated[
         str,
         typer.Argument(
-            help="Normal images: a folder, an .npy or .npz file, or a named set (see 'adcgan data "
-            "list'; ./mnist is a folder of that name)."
+            help="Normal images: a folder (of normal/ beside anomalous/, or train/good/ beside "
+            "test/, those alone), a manifest (.csv, .parquet), an .npy or .npz file, or a named "
+            "set (see 'adcgan data list'; ./mnist is a folder of that name)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The model folder to make.")],

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adcgan.cli.terminal import say
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
-    from adcgan.data import ImageSet
+    from adcgan.data import ImageSet, Listing
     from adcgan.scoring import Scorer
 
 
@@ -23,7 +24,7 @@ def training_images(
     strict: bool,
 ) -> ImageSet:
     """Return the images to learn from; what could not be read stays listed in `skipped`."""
-    from adcgan.data import DATASETS, load_named, normal_images
+    from adcgan.data import DATASETS, load_named, normal_images, training_listing
 
     if data in DATASETS:
         if normal is None and anomalous is None:
@@ -34,7 +35,12 @@ def training_images(
         images = load_named(data, "train", image_size=image_size)
         refuse_skipped(images, strict)
     else:
-        images = load_path(data, image_size=image_size, resize=resize, strict=strict)
+        known = training_listing(data)
+        if known is not None:
+            refuse_classes(data, normal, anomalous)
+        images = load_path(
+            _noted(known) or data, image_size=image_size, resize=resize, strict=strict
+        )
     if normal is None and anomalous is None:
         return images
     return normal_images(images, normal=normal, anomalous=anomalous)
@@ -42,10 +48,34 @@ def training_images(
 
 def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:
     """Return the images of `data` as the detector sees them; of a named set, its test split."""
+    from adcgan.data import DATASETS, judging_listing
+    from adcgan.data.manifest import is_manifest
+
+    # Scores can be had of every row of a manifest, whatever it is for.
+    if data in DATASETS or is_manifest(data):
+        return _seen(detector, data, strict)
+    return _seen(detector, _noted(judging_listing(data)) or data, strict)
+
+
+def images_to_judge(
+    detector: Scorer, data: str, *, normal: str | None, anomalous: str | None, strict: bool
+) -> ImageSet:
+    """Return images with labels 0 (normal) and 1 (anomalous)."""
+    from adcgan.data import DATASETS, judging_listing, labelled_images
+
+    known = None if data in DATASETS else judging_listing(data)
+    if known is not None:
+        refuse_classes(data, normal, anomalous)
+    images = _seen(detector, _noted(known) or data, strict)
+    return labelled_images(images, normal=normal, anomalous=anomalous)
+
+
+def _seen(detector: Scorer, data: str | Listing, strict: bool) -> ImageSet:
+    """Load images in the size and colours that the detector takes."""
     from adcgan.data import DATASETS, load_named
 
     target = detector.target_
-    if data in DATASETS:
+    if isinstance(data, str) and data in DATASETS:
         # A named set has images of one size, and takes those of another kind for squares.
         size = target.size or detector.image_shape_[1]
         images = load_named(data, "test", image_size=size, channels=target.channels)
@@ -60,24 +90,30 @@ def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:
     )
 
 
-def images_to_judge(
-    detector: Scorer, data: str, *, normal: str | None, anomalous: str | None, strict: bool
-) -> ImageSet:
-    """Return images with labels 0 (normal) and 1 (anomalous)."""
-    from adcgan.data import labelled_images
-
-    images = images_to_score(detector, data, strict=strict)
-    return labelled_images(images, normal=normal, anomalous=anomalous)
+def _noted(listing: Listing | None) -> Listing | None:
+    """Say what is taken of data that says what its images are."""
+    if listing is not None:
+        say(f"layout     {listing.note}")
+    return listing
 
 
-def load_path(data: str, **options: Any) -> ImageSet:
-    """Load a path."""
-    from adcgan.data import DATASETS, load_images
-
-    if not os.path.lexists(data):
+def refuse_classes(data: str, normal: str | None, anomalous: str | None) -> None:
+    """Refuse to name a class of data that says itself which images are normal."""
+    if normal is not None or anomalous is not None:
         raise InputError(
-            "DATA must be a folder, an image, an .npy or .npz file, or one of "
-            f"{', '.join(DATASETS)}. {data!r} does not exist."
+            "--normal and --anomalous must be left out where the data says which images are "
+            f"normal, as {data!r} does."
+        )
+
+
+def load_path(data: str | Listing, **options: Any) -> ImageSet:
+    """Load a path, or what it lists."""
+    from adcgan.data import DATASETS, FOLDER_SETS, Listing, load_images
+
+    if not isinstance(data, Listing) and not os.path.lexists(data):
+        raise InputError(
+            "DATA must be a folder, an image, a manifest, an .npy or .npz file, or one of "
+            f"{', '.join([*DATASETS, *FOLDER_SETS])}. {data!r} does not exist."
         )
     return load_images(data, cache=True, **options)
 

@@ -178,6 +178,38 @@ def upright(image: Image.Image) -> Image.Image:
     return image if transposition is None else image.transpose(transposition)
 
 
+@contextmanager
+def open_upright(path: str) -> Iterator[Image.Image]:
+    """Open and load an image file as it is stored, turned by its EXIF orientation.
+
+    Raises
+    ------
+    Exception
+        Whatever makes it unreadable; `reason` turns it into one line.
+    """
+    with Image.open(path, formats=_formats()) as image:
+        _refuse_bomb(image)
+        image.load()
+        yield upright(image)
+
+
+def upright_size(path: str) -> tuple[int, int]:
+    """Return the width and height of an image file, turned by its EXIF orientation.
+
+    Pixels are decoded only where the file has an orientation other than upright.
+    """
+    with Image.open(path, formats=_formats()) as image:
+        _refuse_bomb(image)
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        except Exception:
+            turned = False
+        if not turned:
+            return image.size
+        image.load()
+        return upright(image).size
+
+
 def reason(error: Exception) -> str:
     """Say in one line, without paths or addresses, why an image could not be read."""
     if isinstance(error, UnidentifiedImageError):

@@ -54,6 +54,13 @@ class ImageSet:
         What a person would call the data: a path, ``"mnist (train)"``, ``"array"``.
     resized : bool
         True where images went through the resize pipeline, False where pixels are as they came.
+    files : list of str, length n, or None
+        Where each image was read; None where images did not come from files.
+    types : list of (str or None), length n, or None
+        The type of defect of each image, where the source says it; None for a normal image.
+    masks : list of (str or None), length n, or None
+        The file that marks each image's defective pixels (`adcgan.data.masks.read_mask`), None
+        for an image without one; None where such data has no masks.
     """
 
     images: Images
@@ -64,6 +71,9 @@ class ImageSet:
     class_names: list[str] | None = None
     source: str = "array"
     resized: bool = False
+    files: list[str] | None = None
+    types: list[str | None] | None = None
+    masks: list[str | None] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -72,6 +82,10 @@ class ImageSet:
         assert len(self.names) == n
         assert self.positions.shape == (n,)
         assert self.labels is None or self.labels.shape == (n,)
+        for known in (self.files, self.types, self.masks):
+            assert known is None or len(known) == n
+        # A mask is read at the size of its image's file.
+        assert self.masks is None or self.files is not None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -119,4 +133,7 @@ class ImageSet:
             class_names=self.class_names,
             source=self.source,
             resized=self.resized,
+            files=None if self.files is None else [self.files[i] for i in chosen],
+            types=None if self.types is None else [self.types[i] for i in chosen],
+            masks=None if self.masks is None else [self.masks[i] for i in chosen],
         )

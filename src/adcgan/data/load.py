@@ -14,9 +14,11 @@ from PIL import Image
 
 from adcgan.data.arrays import check_side, decode_list, fit_array, open_npy, open_npz, to_nchw
 from adcgan.data.cache import Decoded
-from adcgan.data.folder import decode_files, file_at, list_files
+from adcgan.data.folder import FoundFile, decode_files, file_at, list_files
 from adcgan.data.image_file import Target, check_channels, check_image_size, check_resize
 from adcgan.data.imageset import ImageSet
+from adcgan.data.listing import Listing
+from adcgan.data.manifest import is_manifest, read_manifest
 from adcgan.data.named import DATASETS
 from adcgan.errors import InputError
 from adcgan.progress import Progress
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 ImagePath: TypeAlias = "str | os.PathLike[str]"
 ImageSource: TypeAlias = (
-    "ImagePath | ArrayLike | Sequence[ImagePath | NDArray[np.uint8] | Image.Image] | ImageSet"
+    "ImagePath | ArrayLike | Sequence[ImagePath | NDArray[np.uint8] | Image.Image]"
+    " | Listing | ImageSet"
 )
 
 DEFAULT_SIZE = 64
@@ -46,13 +49,13 @@ def load_images(
 
     Parameters
     ----------
-    data : path, array, list or ImageSet
+    data : path, array, list, Listing or ImageSet
         A folder (with the folders in it; hidden files and those of operating systems are left
-        out), an image file, a .npy file, a .npz file (array ``images`` or its only one, and
-        ``labels`` if there), a uint8 array of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), a
-        list of image files, of uint8 arrays (H, W), (H, W, 1) or (H, W, 3) of any sizes and of
-        PIL images, or an image set, which is returned as it is where it fits. ``~`` in a path is
-        the user's home.
+        out), an image file, a manifest (every row of it; see `read_manifest`), a .npy file, a .npz
+        file (array ``images`` or its only one, and ``labels`` if there), a uint8 array of shape
+        (n, H, W), (n, H, W, 1) or (n, H, W, 3), a list of image files, of uint8 arrays (H, W),
+        (H, W, 1) or (H, W, 3) of any sizes and of PIL images, a `Listing`, or an image set, which
+        is returned as it is where it fits. ``~`` in a path is the user's home.
     image_size : int or None, default None
         Height and width to resize to, 16 to 256. None: 64 for folders, image files and lists;
         arrays keep their size, which must be square and within those bounds. With
@@ -90,10 +93,14 @@ def load_images(
         path = Path(data).expanduser()
         if path.suffix.lower() in {".npy", ".npz"} and os.path.isfile(path):
             found = _fit(_load_array_file(path), image_size, resize, channels, progress)
+        elif is_manifest(path):
+            found = _load_listing(read_manifest(path), target, cache=cache, progress=progress)
         else:
             found = _load_files(path, target, cache=cache, progress=progress)
     elif isinstance(data, ImageSet):
         found = _fit(data, image_size, resize, channels, progress)
+    elif isinstance(data, Listing):
+        found = _load_listing(data, target, cache=cache, progress=progress)
     elif isinstance(data, (list, tuple)):
         found = _load_list(data, target, cache=cache, progress=progress)
     else:
@@ -111,7 +118,27 @@ def _load_files(path: Path, target: Target, *, cache: bool, progress: Progress |
     if not files:
         raise InputError(f"The folder {str(path)!r} must hold images. It holds no file.")
     decoded = decode_files(files, target, cache=cache, progress=progress)
-    return _from_decoded(decoded, [file.name for file in files], str(path))
+    return _from_files(decoded, files, str(path))
+
+
+def _load_listing(
+    listing: Listing, target: Target, *, cache: bool, progress: Progress | None
+) -> ImageSet:
+    """Load listed files, with what is known of them."""
+    if not listing.images:
+        raise InputError(f"{listing.source!r} must list images. It lists none.")
+    files = [item.file for item in listing.images]
+    decoded = decode_files(files, target, cache=cache, progress=progress)
+    found = _from_files(decoded, files, listing.source)
+    known = [listing.images[i] for i in found.positions]
+    labels = [item.label for item in known if item.label is not None]
+    typed = any(item.type is not None for item in known)
+    return replace(
+        found,
+        labels=np.array(labels, dtype=np.int64) if len(labels) == len(known) else None,
+        types=[item.type for item in known] if typed else None,
+        masks=[item.mask for item in known] if listing.with_masks else None,
+    )
 
 
 def _load_array_file(path: Path) -> ImageSet:
@@ -131,7 +158,7 @@ def _load_list(
     files = [file_at(item) for item in items if isinstance(item, (str, os.PathLike))]
     if len(files) == len(items):
         decoded = decode_files(files, target, cache=cache, progress=progress)
-        return _from_decoded(decoded, [file.name for file in files], "list of files")
+        return _from_files(decoded, files, "list of files")
     names = [str(i) for i in range(len(items))]
     return _from_decoded(decode_list(items, names, target, progress), names, "list of images")
 
@@ -148,6 +175,12 @@ def _from_array(data: Any, called: str, source: str = "array") -> ImageSet:
     images = to_nchw(data, called)
     positions = np.arange(len(images), dtype=np.intp)
     return ImageSet(images, [str(i) for i in positions], positions, source=source)
+
+
+def _from_files(decoded: Decoded, files: list[FoundFile], source: str) -> ImageSet:
+    """Wrap decoded files."""
+    found = _from_decoded(decoded, [file.name for file in files], source)
+    return replace(found, files=[files[i].path for i in found.positions])
 
 
 def _from_decoded(decoded: Decoded, names: list[str], source: str) -> ImageSet:

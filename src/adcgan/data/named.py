@@ -1,4 +1,4 @@
-"""The paper's data sets and one that needs no download, by name."""
+"""Data sets by name: the paper's, one that needs no download, and folders of photographs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from adcgan.data.cache import Decoded
 from adcgan.data.hub import decode_hub
 from adcgan.data.image_file import Target, check_channels, check_image_size, to_pixels
 from adcgan.data.imageset import ImageSet, Skipped
+from adcgan.data.layouts import FOLDER_SETS, judging_listing, training_listing
 from adcgan.data.parallel import decode_all
 from adcgan.errors import InputError
 from adcgan.progress import Progress
@@ -135,14 +136,18 @@ def load_named(
     drawn by `seed`. ``digits`` (1,797 images that scikit-learn ships: 8×8 with values 0 to 16,
     scaled to 0 to 255 and enlarged to 16×16) is split in the same way by a fixed seed.
 
+    ``magnetic-tile``, photographs of parts with defects and masks, is the folder
+    ``$ADCGAN_DATA/magnetic-tile`` in the layout of `adcgan.data.layouts`. Its labels are 0 (normal)
+    and 1 (anomalous), without class names, and all of "train" is normal.
+
     Parameters
     ----------
     name : str
-        A name in `DATASETS`.
+        A name in `DATASETS` or `FOLDER_SETS`.
     split : {"train", "test"}
         Which split.
     image_size : int or None, default None
-        Height and width, 16 to 256; None for the set's own (64 for ``cats-vs-dogs``).
+        Height and width, 16 to 256; None for the set's own (64 for photographs).
     channels : {1, 3} or None, default None
         Convert to grey or RGB; None for the set's own.
     seed : int, default 0
@@ -153,7 +158,8 @@ def load_named(
     Returns
     -------
     ImageSet
-        With labels and class names. Images are named by their row in the split they come with.
+        With labels and class names. Images are named by their row in the split they come with,
+        or by their path.
 
     Raises
     ------
@@ -162,10 +168,9 @@ def load_named(
     MissingExtraError
         If `datasets` is needed and not installed.
     """
-    if name not in DATASETS:
-        raise InputError(
-            f"The 'name' parameter must be one of {', '.join(DATASETS)}. Got {name!r} instead."
-        )
+    if name not in DATASETS and name not in FOLDER_SETS:
+        known = ", ".join([*DATASETS, *FOLDER_SETS])
+        raise InputError(f"The 'name' parameter must be one of {known}. Got {name!r} instead.")
     if split not in SPLITS:
         raise InputError(f"The 'split' parameter must be 'train' or 'test'. Got {split!r} instead.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -173,6 +178,15 @@ def load_named(
     check_channels(channels)
     if image_size is not None:
         check_image_size(image_size)
+    if name in FOLDER_SETS:
+        # Imported here because `load` names the sets of this module in an error.
+        from adcgan.data.load import load_images
+
+        listing = training_listing(name) if split == "train" else judging_listing(name)
+        assert listing is not None
+        return load_images(
+            listing, image_size=image_size, channels=channels, cache=True, progress=progress
+        )
     entry = DATASETS[name]
     target = Target(
         entry.size if image_size is None else int(image_size), channels=channels or entry.channels

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+# Of JPEG: losses are hard to see, and thin cracks and coloured lines stay.
+_QUALITY = 88
+
 
 def png(image: NDArray[np.uint8]) -> bytes:
     """Encode an image of shape (H, W) or (H, W, 1|3|4) as PNG."""
@@ -22,6 +25,15 @@ def png(image: NDArray[np.uint8]) -> bytes:
 def data_uri(image: NDArray[np.uint8]) -> str:
     """Return an image of shape (H, W) or (H, W, 1|3|4) as a ``data:`` address."""
     return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
+
+
+def photograph_uri(image: NDArray[np.uint8]) -> str:
+    """Return a photograph of shape (H, W, 1|3) as a ``data:`` address, in a fifth of the bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        buffer, format="JPEG", quality=_QUALITY, subsampling=0
+    )
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def reduced(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from adcgan.data.masks import (
+    photograph_size,
+    read_mask,
+    seen_map,
+    seen_mask,
+    seen_photograph,
+)
 from adcgan.data.ragged import Maps, gathered
-from adcgan.data.thumbnails import data_uri, reduced
-from adcgan.report.pictures import overlay, to_uint8
+from adcgan.data.thumbnails import data_uri, photograph_uri, reduced
+from adcgan.errors import InputError
+from adcgan.report.pictures import outlined, overlay, to_uint8
 
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
@@ -20,6 +29,8 @@ if TYPE_CHECKING:
 
 # Pixels of the longer side at most: a page of fifty pictures stays small enough to send.
 _LONGEST_SIDE = 192
+# The same of photographs, on which a person is to tell a scratch from a speck of dust.
+_LONGEST_PHOTOGRAPH = 480
 # Share of the pixels below the top colour of the heatmaps.
 _HOTTEST = 0.995
 # Values of each map that the top colour comes from, at most.
@@ -28,7 +39,11 @@ _SAMPLED = 1 << 17
 
 @dataclass(frozen=True)
 class Card:
-    """One image on the page; addresses are ``data:`` ones, "" where there is no picture."""
+    """One image on the page; addresses are ``data:`` ones, "" where there is no picture.
+
+    `large` says whether the pictures are of the photograph's file, not of what the model saw;
+    `marked` whether its mask's outline is on the heatmap; `type` is that of the defect, or "".
+    """
 
     name: str
     score: float
@@ -38,6 +53,9 @@ class Card:
     image: str
     reconstruction: str
     heatmap: str
+    large: bool = False
+    marked: bool = False
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,17 +107,21 @@ def gallery(
     cards = {}
     for i, index in enumerate(wanted):
         row = int(images.positions[index])
+        rebuilt = None if made is None else made[i].transpose(1, 2, 0)
+        shown = _shown(
+            detector, images, int(index), seen[i], rebuilt, None if heat is None else heat[i]
+        )
+        type_ = None if images.types is None else images.types[index]
         cards[int(index)] = Card(
             name=evaluation.assessment.names[row],
             score=float(evaluation.assessment.scores[row]),
             p_value=float(evaluation.assessment.p_values[row]),
             truth="anomalous" if evaluation.labels[row] == 1 else "normal",
             flagged=bool(evaluation.assessment.anomalous[row] == 1),
-            image=_picture(seen[i]),
-            reconstruction="" if made is None else _picture(to_uint8(made[i].transpose(1, 2, 0))),
-            heatmap=""
-            if heat is None or hottest is None
-            else _picture(overlay(seen[i], heat[i], hottest)),
+            type=type_ or "",
+            large=shown.large,
+            marked=shown.mask is not None and shown.heat is not None,
+            **shown.addresses(hottest),
         )
     rows = [Row(title, [cards[int(i)] for i in indexes]) for title, indexes in chosen.items()]
     return rows, hottest
@@ -116,6 +138,81 @@ def _joined(parts: Sequence[NDArray[np.float32] | None]) -> Maps | None:
     """Return the pictures of all batches, None where there are none."""
     there = [part for part in parts if part is not None]
     return gathered(there) if there else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """The pictures of one image, all of one height and width, and its mask."""
+
+    image: NDArray[np.uint8]
+    rebuilt: NDArray[np.floating] | None
+    heat: NDArray[np.float32] | None
+    mask: NDArray[np.bool_] | None = None
+    large: bool = False
+
+    def addresses(self, hottest: float | None) -> dict[str, str]:
+        """Return the pictures as a `Card` takes them."""
+        picture = photograph_uri if self.large else _picture
+        heatmap = ""
+        if self.heat is not None and hottest is not None:
+            over = overlay(self.image, self.heat, hottest)
+            heatmap = picture(over if self.mask is None else outlined(over, self.mask))
+        return {
+            "image": picture(self.image),
+            "reconstruction": "" if self.rebuilt is None else picture(to_uint8(self.rebuilt)),
+            "heatmap": heatmap,
+        }
+
+
+def _shown(
+    detector: Scorer,
+    images: ImageSet,
+    index: int,
+    seen: NDArray[np.uint8],
+    rebuilt: NDArray[np.floating] | None,
+    heat: NDArray[np.float32] | None,
+) -> _Shown:
+    """Return the pictures of an image: at its photograph's size, where that can still be read."""
+    small = _Shown(seen, rebuilt, heat)
+    if images.files is None:
+        return small
+    path, resize = images.files[index], detector.target_.resize
+    try:
+        width, height = photograph_size(path)
+        image = seen_photograph(path, resize, _LONGEST_PHOTOGRAPH)
+    except InputError:
+        return small
+    if max(image.shape[:2]) <= max(seen.shape[:2]):
+        return small
+    if seen.shape[2] == 1:
+        # A model of grey images has not seen any colour.
+        image = np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8)
+
+    def at_size(values: NDArray[np.floating]) -> NDArray[np.float32]:
+        values = values.astype(np.float32, copy=False)
+        return seen_map(values, width, height, resize, _LONGEST_PHOTOGRAPH)
+
+    mask = None
+    if images.masks is not None and (marked := images.masks[index]) is not None:
+        mask = _reduced_mask(
+            seen_mask(read_mask(marked, path), resize), image.shape[1], image.shape[0]
+        )
+    return _Shown(
+        image,
+        None
+        if rebuilt is None
+        else np.dstack([at_size(part) for part in np.moveaxis(rebuilt, 2, 0)]),
+        None if heat is None else at_size(heat),
+        mask,
+        large=True,
+    )
+
+
+def _reduced_mask(mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
+    """Make a mask smaller, without losing what is thinner than a pixel then."""
+    picture = Image.fromarray(mask.astype(np.float32))
+    some: NDArray[np.bool_] = np.asarray(picture.resize((width, height), Image.Resampling.BOX)) > 0
+    return some
 
 
 def _picture(image: NDArray[np.uint8]) -> str:

@@ -45,6 +45,7 @@ def evaluation_page(
     parts = [
         sections.facts(_trained(detector, metrics["detector"], run) | {"Tested on": tested}),
         sections.figures(metrics),
+        sections.defects(metrics),
         sections.curves(evaluation),
         sections.pictures(detector, images, evaluation),
         sections.components(detector, evaluation),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import matplotlib
 import numpy as np
+import scipy.ndimage
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -19,6 +20,8 @@ from adcgan.report.plots import COLOURS
 HEAT_COLOURS = "inferno"
 # How much of the picture the hottest pixel covers.
 _OPACITY = 0.8
+# Of no heatmap and few photographs; and how many pixels wide.
+_OUTLINE, _OUTLINE_WIDTH = (0, 229, 255), 2
 
 
 def svg(
@@ -84,6 +87,25 @@ def overlay(
     opacity = _OPACITY * level[..., None]
     grey = image.mean(axis=-1, keepdims=True) / 255
     return to_uint8((1 - opacity) * grey + opacity * colour)
+
+
+def outlined(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Draw a line around the marked pixels of an image.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, 3), uint8
+    mask : ndarray of shape (H, W), bool
+        True at the pixels to go around; they are left to be seen.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8
+    """
+    around = scipy.ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=_OUTLINE_WIDTH)
+    picture = image.copy()
+    picture[around & ~mask] = _OUTLINE
+    return picture
 
 
 def enlarged(image: NDArray[np.uint8], at_least: int = 256) -> NDArray[np.uint8]:

@@ -73,6 +73,59 @@ def figures(metrics: Mapping[str, Any]) -> Section:
     return Section("figures", "Figures", data)
 
 
+# What the columns of figures over pixels are called, and the keys of `pixel_summary`.
+PIXEL_COLUMNS = {
+    "Pixel AUROC": "pixel_auroc",
+    "Pixel average precision": "pixel_average_precision",
+    "PRO to 30%": "pro30",
+    "Best F1": "pixel_best_f1",
+    "at threshold": "pixel_best_f1_threshold_chosen_on_test",
+}
+
+
+def defects(metrics: Mapping[str, Any]) -> Section | None:
+    """Return a table of the types of defects, None where nothing is known of them.
+
+    Its ``rows`` are (name, images, AUROC, share caught, figures over pixels), the last for all
+    defects together; its ``columns`` name the figures over pixels, none where there are none.
+    """
+    pixels, left_out = metrics["pixels"], metrics["pixels_left_out"]
+    if not metrics["defects"] and pixels is None and not left_out:
+        return None
+    everything = {
+        "n": metrics["n_anomalous"],
+        "auroc": metrics["auroc"],
+        "caught": metrics["at_threshold"]["true_positive_rate"],
+        "pixels": pixels,
+    }
+    rows = [
+        (
+            name,
+            f"{row['n']:,}",
+            f"{row['auroc']:.4f}",
+            percent(row["caught"]),
+            _over_pixels(row["pixels"]) if pixels is not None else [],
+        )
+        for name, row in {**metrics["defects"], "all defects": everything}.items()
+    ]
+    data = {
+        "rows": rows,
+        "columns": [] if pixels is None else list(PIXEL_COLUMNS),
+        "left_out": left_out,
+        "pixels": pixels,
+        "n_normal": metrics["n_normal"],
+    }
+    return Section("defects", "Types of defects", data)
+
+
+def _over_pixels(figures: Mapping[str, Any] | None) -> list[str]:
+    """Return the figures over pixels as text, in the order of `PIXEL_COLUMNS`."""
+    if figures is None:
+        return ["–"] * len(PIXEL_COLUMNS)
+    *shares, threshold = (figures[key] for key in PIXEL_COLUMNS.values())
+    return [f"{share:.4f}" for share in shares] + [value(threshold)]
+
+
 def curves(evaluation: Evaluation) -> Section:
     """Return the ROC and precision-recall curves and the distribution of scores."""
     known = evaluation.labels >= 0
@@ -119,7 +172,14 @@ def curves(evaluation: Evaluation) -> Section:
 def pictures(detector: Scorer, images: ImageSet, evaluation: Evaluation) -> Section:
     """Return the most anomalous, the borderline and the most normal images."""
     rows, hottest = gallery(detector, images, evaluation)
-    return Section("pictures", "Images", {"rows": rows, "hottest": hottest})
+    cards = [card for row in rows for card in row.cards]
+    data = {
+        "rows": rows,
+        "hottest": hottest,
+        "large": any(card.large for card in cards),
+        "marked": any(card.marked for card in cards),
+    }
+    return Section("pictures", "Images", data)
 
 
 def components(detector: Scorer, evaluation: Evaluation) -> Section | None:
