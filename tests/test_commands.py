@@ -143,7 +143,8 @@ def given(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Given:
         if kind == "digits":
             learned, tested = ["digits", "--normal", "0"], ["digits", "--normal", "0"]
         else:
-            learned = [photographs / "train", "--image-size", "32"]
+            side = "64" if DETECTORS[name].resize == "keep" else "32"
+            learned = [photographs / "train", "--image-size", side]
             tested = [photographs / "test"]
         fit = ["fit", *learned, "--detector", name, *quick(name), "--out", model]
         result = done(*fit, "--json")

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from adcgan import DETECTORS, load_named
-from adcgan.detectors.anomaly_map import SMOOTHING, residual_map, smoothed
+from adcgan.detectors.anomaly_map import (
+    SMOOTHING,
+    enlarged,
+    mean_of_largest,
+    residual_map,
+    smoothed,
+)
 
 SIDE = 4
 
@@ -50,6 +56,23 @@ def test_the_residual_map_is_the_smoothed_sum_over_channels() -> None:
     assert (heat >= 0).all()
     torch.testing.assert_close(heat, smoothed((x - x_hat).abs().sum(1)))
     assert residual_map(x, x).max() == 0
+
+
+def test_enlarging_leaves_a_constant_map_as_it_is_and_peaks_where_the_place_is() -> None:
+    torch.testing.assert_close(
+        enlarged(torch.full((2, 3, 5), 3.0), 100, 170, 32, 15.5), torch.full((2, 100, 170), 3.0)
+    )
+    maps = torch.zeros(1, 4, 6)
+    maps[0, 2, 3] = 1.0
+    row, column = divmod(int(enlarged(maps, 33, 48, 8, 4)[0].argmax()), 48)
+    assert (row, column) == (2 * 8 + 4, 3 * 8 + 4)
+
+
+def test_the_largest_are_a_share_of_the_places_rounded_up() -> None:
+    maps = torch.arange(20.0).reshape(1, 4, 5).flip(2)
+    for share, count in ((0.01, 1), (0.05, 1), (0.06, 2), (0.5, 10), (1.0, 20)):
+        expected = maps.flatten().topk(count).values.mean()
+        torch.testing.assert_close(mean_of_largest(maps, share)[0], expected)
 
 
 def with_square(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from adcgan.detectors.density import (
     gaussian_whitening,
+    greedy_coreset,
     mahalanobis_distance,
     neighbour_distance,
 )
@@ -51,3 +52,32 @@ def test_neighbours_are_scikit_learns_by_cosine() -> None:
     index = NearestNeighbors(n_neighbors=5, metric="cosine").fit(train)
     expected = index.kneighbors(judged)[0].mean(1)
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_the_coreset_is_the_greedy_k_centre_where_nothing_is_lost_by_projecting() -> None:
+    given = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 3))).float()
+    rng = torch.Generator().manual_seed(3)
+    chosen = greedy_coreset(given, 10, rng, dim=3)
+    # The same by its definition, in the same projection.
+    rng = torch.Generator().manual_seed(3)
+    places = given @ (torch.randn(3, 3, generator=rng) / 3**0.5)
+    expected = [int(torch.randint(60, (1,), generator=rng))]
+    while len(expected) < 10:
+        apart = torch.cdist(places, places[expected])
+        expected.append(int(apart.min(1).values.argmax()))
+    assert chosen.tolist() == sorted(expected)
+
+
+def test_a_coreset_holds_what_is_rare() -> None:
+    rng = torch.Generator().manual_seed(0)
+    common = torch.randn(500, 20, generator=rng) * 0.1
+    rare = torch.eye(20)[:5] * 5
+    chosen = greedy_coreset(torch.cat([common, rare]), 12, rng)
+    assert set(range(500, 505)) <= set(chosen.tolist())
+
+
+def test_a_coreset_of_more_than_there_are_is_all_and_has_no_doubles_among_equals() -> None:
+    equal = torch.ones(8, 4)
+    assert greedy_coreset(equal, 20, torch.Generator()).tolist() == list(range(8))
+    chosen = greedy_coreset(equal, 5, torch.Generator().manual_seed(1)).tolist()
+    assert len(set(chosen)) == 5

@@ -168,8 +168,11 @@ def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_it_stands_in_a_league_of_its_own() -> None:
-    assert [name for name, kind in DETECTORS.items() if kind.league] == ["pretrained-knn"]
+def test_what_brings_a_pretrained_network_stands_in_a_league_of_its_own() -> None:
+    assert [name for name, kind in DETECTORS.items() if kind.league] == [
+        "pretrained-knn",
+        "pretrained-patch",
+    ]
 
 
 @pytest.mark.usefixtures("no_packages")

@@ -13,6 +13,7 @@ from adcgan.detectors.baselines import (
     ALAD,
     EGBAD,
     AnoGAN,
+    PatchPCA,
     PixelIsolationForest,
     PixelKNN,
     PixelPCA,
@@ -21,6 +22,7 @@ from adcgan.detectors.baselines import (
 from adcgan.detectors.local import LocalADCGAN
 from adcgan.detectors.model import Model
 from adcgan.detectors.pretrained import PretrainedKNN
+from adcgan.detectors.pretrained_patch import PretrainedPatch
 from adcgan.detectors.selfsupervised import SelfSupervisedADCGAN
 from adcgan.errors import InputError
 from adcgan.scoring import Assessment
@@ -41,7 +43,9 @@ DETECTORS: dict[str, type[Detector]] = {
         PixelPCA,
         PixelKNN,
         PixelIsolationForest,
+        PatchPCA,
         PretrainedKNN,
+        PretrainedPatch,
     )
 }
 
@@ -59,10 +63,12 @@ __all__ = [
     "LocalADCGAN",
     "Model",
     "NotFittedError",
+    "PatchPCA",
     "PixelIsolationForest",
     "PixelKNN",
     "PixelPCA",
     "PretrainedKNN",
+    "PretrainedPatch",
     "RobustAutoencoder",
     "SelfSupervisedADCGAN",
     "load",

@@ -59,3 +59,40 @@ def neighbour_distance(features: Tensor, reference: Tensor, k: int) -> Tensor:
     """
     similarity = features @ reference.T
     return 1 - similarity.topk(k, dim=1).values.mean(1)
+
+
+def greedy_coreset(features: Tensor, n: int, rng: torch.Generator, dim: int = 48) -> Tensor:
+    """Return which `n` features stand for all: each next one the farthest from those before it.
+
+    The greedy k-centre of Roth et al. (2022), "Towards total recall in industrial anomaly
+    detection", equation 5: distances are taken in a random projection, which hardly changes them.
+
+    Parameters
+    ----------
+    features : Tensor of shape (m, F)
+    n : int
+    rng : torch.Generator
+        On the CPU. Draws the projection and the first feature.
+    dim : int
+        Dimensions of the projection.
+
+    Returns
+    -------
+    Tensor of int64, shape (n,), or (m,) if there are fewer
+        Ascending.
+    """
+    if n >= len(features):
+        return torch.arange(len(features), device=features.device)
+    drawn = torch.randn(features.shape[1], dim, generator=rng)
+    places = features @ (drawn / dim**0.5).to(features)
+    lengths = places.square().sum(1)
+    chosen = [int(torch.randint(len(features), (1,), generator=rng))]
+    nearest = torch.full_like(lengths, torch.inf)
+    while len(chosen) < n:
+        last = chosen[-1]
+        squared = torch.addmv(lengths, places, places[last], alpha=-2).add_(lengths[last])
+        torch.minimum(nearest, squared, out=nearest)
+        # Rounding may leave what was chosen at more than nothing from itself.
+        nearest[last] = -torch.inf
+        chosen.append(int(nearest.argmax()))
+    return torch.tensor(chosen, device=features.device).sort().values

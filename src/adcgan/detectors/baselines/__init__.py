@@ -7,6 +7,7 @@ from adcgan.detectors.baselines.aegan import AEGAN
 from adcgan.detectors.baselines.alad import ALAD
 from adcgan.detectors.baselines.anogan import AnoGAN
 from adcgan.detectors.baselines.egbad import EGBAD
+from adcgan.detectors.baselines.patches import PatchPCA
 from adcgan.detectors.baselines.pixels import PixelIsolationForest, PixelKNN, PixelPCA
 from adcgan.detectors.baselines.rda import RobustAutoencoder
 
@@ -16,6 +17,7 @@ __all__ = [
     "ALAD",
     "EGBAD",
     "AnoGAN",
+    "PatchPCA",
     "PixelIsolationForest",
     "PixelKNN",
     "PixelPCA",
