@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,13 @@ def score(
     ],
     heatmaps: Annotated[
         Path | None, typer.Option(help="A folder for a heatmap of each image.")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="A folder for a mask of each image, white where it is anomalous."),
+    ] = None,
+    regions: Annotated[
+        Path | None, typer.Option(help="A CSV file for the anomalous regions: box, area, peak.")
     ] = None,
     fpr: Annotated[
         float | None,
@@ -74,9 +82,12 @@ def score(
         _refuse("needs --ray", given)
         if "://" in out:
             raise InputError(f"--out must be a file, unless with --ray. Got {out!r} instead.")
-        result = _here(model, data, Path(out), heatmaps, fpr, strict, device)
+        pictures = _Pictures(heatmaps, masks, regions)
+        result = _here(model, data, Path(out), pictures, fpr, strict, device)
     else:
-        _refuse("cannot be combined with --ray", {} if heatmaps is None else {"heatmaps": heatmaps})
+        files = {"heatmaps": heatmaps, "masks": masks, "regions": regions}
+        given_files = {name: path for name, path in files.items() if path is not None}
+        _refuse("cannot be combined with --ray", given_files)
         result = _on_cluster(model, data, out, fpr, ray=ray, device=device, **given)
     if json:
         print_json(result)
@@ -95,11 +106,25 @@ def _refuse(what: str, given: dict[str, Any]) -> None:
         raise InputError(f"--{name.replace('_', '-')} {what}.")
 
 
+@dataclass(frozen=True)
+class _Pictures:
+    """What is written of anomaly maps: folders of heatmaps and masks, a file of regions."""
+
+    heatmaps: Path | None
+    masks: Path | None
+    regions: Path | None
+
+    @property
+    def any(self) -> bool:
+        """Whether maps are needed at all."""
+        return self != _Pictures(None, None, None)
+
+
 def _here(
     model: Path,
     data: str,
     out: Path,
-    heatmaps: Path | None,
+    pictures: _Pictures,
     fpr: float | None,
     strict: bool,
     device: str,
@@ -109,23 +134,50 @@ def _here(
     from adcgan.report import write_scores
 
     check_output_file(out)
-    if heatmaps is not None and find_spec("matplotlib") is None:
+    if pictures.regions is not None:
+        check_output_file(pictures.regions)
+    if pictures.heatmaps is not None and find_spec("matplotlib") is None:
         raise MissingExtraError("--heatmaps needs matplotlib: pip install matplotlib")
     detector = load(model, device=device)
+    pixels = None
+    if pictures.masks is not None or pictures.regions is not None:
+        # Refused before any work where there is none.
+        pixels = detector.pixel_verdict(fpr)
     images = images_to_score(detector, data, strict=strict)
-    assessment = detector.assess(images, maps=heatmaps is not None, fpr=fpr)
-    if heatmaps is not None and assessment.maps is not None:
+    assessment = detector.assess(images, maps=pictures.any, fpr=fpr)
+    if pictures.heatmaps is not None and assessment.maps is not None:
         from adcgan.report import write_heatmaps
 
         hottest = write_heatmaps(
-            heatmaps, images, assessment.maps, assessment.scores[images.positions]
+            pictures.heatmaps, images, assessment.maps, assessment.scores[images.positions]
         )
-        say(f"heatmaps in {heatmaps}; the top colour is an anomaly value of {hottest:.4g} or more")
+        say(
+            f"heatmaps in {pictures.heatmaps}; the top colour is an anomaly value of "
+            f"{hottest:.4g} or more"
+        )
+    found: dict[str, Any] = {}
+    if pixels is not None and assessment.maps is not None:
+        from adcgan.report import write_regions
+
+        if pixels.warning and pixels.fpr != assessment.verdict.fpr:
+            warnings.warn(pixels.warning, stacklevel=2)
+        if pictures.regions is not None:
+            make_folder(pictures.regions.parent)
+        found["n_regions"] = write_regions(
+            images,
+            assessment.maps,
+            detector.resize,
+            pixels.threshold,
+            masks=pictures.masks,
+            table=pictures.regions,
+        )
+        found["pixel_threshold"] = pixels.threshold
+        say(f"{found['n_regions']:,} regions above an anomaly value of {pixels.threshold:.4g}")
     make_folder(out.parent)
     write_scores(out, assessment)
     verdict = assessment.verdict
     written = {"threshold": verdict.threshold, "fpr": verdict.fpr, "scores": str(out)}
-    return _result(assessment) | written
+    return _result(assessment) | written | found
 
 
 def _on_cluster(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from adcgan.detectors.notebook import html_of
 from adcgan.detectors.settings import Settings, check, maybe, one_of, real, setting, text, whole
 from adcgan.errors import InputError, MissingExtraError
 from adcgan.progress import Progress, silent, terminal_progress
-from adcgan.scoring import Scorer, Shape, Verdict, contamination_threshold
+from adcgan.scoring import Components, Scorer, Shape, Verdict, contamination_threshold
 from adcgan.scoring.assessment import placed
 from adcgan.training import (
     Recipe,
@@ -343,8 +343,13 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
 
     def _calibrate(self, images: Images, calibration: NDArray[np.int64]) -> None:
         """Set the threshold from held-out normal images, or by PyOD's rule from all of them."""
-        components = self.components_of(images, calibration)
+        passes = list(self._watched_passes(images, calibration))
+        components = {
+            name: np.concatenate([found[name] for found, _ in passes]) for name in passes[0][0]
+        }
         self.calibration_scores_ = np.sort(self.model_.combine(components))
+        peaks = [largest for _, largest in passes if largest is not None]
+        self.calibration_peaks_ = np.sort(np.concatenate(peaks)) if peaks else None
         if self.contamination is not None:
             self.fpr_ = None
             self.threshold_ = contamination_threshold(self.decision_scores_, self.contamination)
@@ -353,6 +358,17 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         self.threshold_, self.fpr_ = verdict.threshold, verdict.fpr
         if verdict.warning:
             warnings.warn(verdict.warning, stacklevel=3)
+
+    def _watched_passes(
+        self, images: Images, index: NDArray[np.int64]
+    ) -> Iterator[tuple[Components, NDArray[np.float64] | None]]:
+        """Yield components and largest map values of images at `index`, batch by batch."""
+        for scored in self.passes(images, index, terminal_progress()):
+            heat = scored.anomaly_map
+            yield (
+                scored.components,
+                None if heat is None else heat.max(axis=(1, 2)).astype(np.float64),
+            )
 
     # -- scoring -------------------------------------------------------------------------------
 
@@ -446,6 +462,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             "scores": self.calibration_scores_.tolist(),
             "threshold": self.threshold_,
             "fpr_in_force": self.fpr_,
+            "peaks": None if self.calibration_peaks_ is None else self.calibration_peaks_.tolist(),
         }
         config = {
             "detector": self.system,
@@ -478,6 +495,8 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         self.n_train_ = stored.config["n_train"]
         self.n_calibration_ = stored.config["n_calibration"]
         self.calibration_scores_ = np.asarray(stored.calibration["scores"], dtype=np.float64)
+        peaks = stored.calibration.get("peaks")
+        self.calibration_peaks_ = None if peaks is None else np.asarray(peaks, dtype=np.float64)
         self.threshold_ = stored.calibration["threshold"]
         self.fpr_ = stored.calibration["fpr_in_force"]
         self.history_ = stored.history

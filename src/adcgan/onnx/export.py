@@ -134,6 +134,9 @@ def describe(detector: Detector) -> Description:
         threshold=float(detector.threshold_),
         fpr=None if detector.fpr_ is None else float(detector.fpr_),
         calibration_scores=detector.calibration_scores_.tolist(),
+        calibration_peaks=(
+            None if detector.calibration_peaks_ is None else detector.calibration_peaks_.tolist()
+        ),
         components=components,
         score=Weighing.of(detector.backend.combine, components),
         variants={name: Weighing.of(variant(name), components) for name in variants},

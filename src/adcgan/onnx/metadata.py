@@ -112,6 +112,8 @@ class Description:
         False-positive budget in force; None when `contamination` set the threshold.
     calibration_scores : list of float
         Scores of the held-out normal images, ascending.
+    calibration_peaks : list of float or None
+        Largest values of the anomaly maps of those, ascending; None where there are none.
     components : list of str
         Parts of the score, each an output of the graph.
     score : Weighing
@@ -130,6 +132,7 @@ class Description:
     threshold: float
     fpr: float | None
     calibration_scores: list[float]
+    calibration_peaks: list[float] | None
     components: list[str]
     score: Weighing
     variants: dict[str, Weighing]
@@ -162,7 +165,11 @@ class Description:
             raise InputError(
                 f"{called} has export format {version}; this version reads format {FORMAT}."
             )
-        values = {field.name: json.loads(metadata[_PREFIX + field.name]) for field in fields(cls)}
+        values = {
+            # Files of earlier versions of the format do not know what was added to it since.
+            field.name: json.loads(metadata.get(_PREFIX + field.name, "null"))
+            for field in fields(cls)
+        }
         values["image_shape"] = tuple(values["image_shape"])
         values["score"] = Weighing(**values["score"])
         values["variants"] = {name: Weighing(**w) for name, w in values["variants"].items()}

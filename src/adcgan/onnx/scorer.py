@@ -141,6 +141,8 @@ class OnnxScorer(Scorer):
         self.n_train_ = found.n_train
         self.calibration_scores_ = np.array(found.calibration_scores, dtype=np.float64)
         self.n_calibration_ = len(self.calibration_scores_)
+        peaks = found.calibration_peaks
+        self.calibration_peaks_ = None if peaks is None else np.array(peaks, dtype=np.float64)
         self.threshold_, self.fpr_ = found.threshold, found.fpr
         self.fpr, self.contamination = (found.parameters[k] for k in ("fpr", "contamination"))
         self.history_ = []

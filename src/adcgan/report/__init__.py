@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from adcgan.report.heatmap_files import write_heatmaps
     from adcgan.report.page import Page, Section, Tile, render
     from adcgan.report.pages import evaluation_page, model_page, verdict
+    from adcgan.report.region_files import write_regions
     from adcgan.report.scores import write_scores
     from adcgan.report.sweep import sweep_page
 
@@ -25,6 +26,7 @@ _HOME = {
     "sweep_page": "sweep",
     "verdict": "pages",
     "write_heatmaps": "heatmap_files",
+    "write_regions": "region_files",
     "write_scores": "scores",
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "sweep_page",
     "verdict",
     "write_heatmaps",
+    "write_regions",
     "write_scores",
 ]
 

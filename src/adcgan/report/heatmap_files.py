@@ -57,7 +57,7 @@ def write_heatmaps(
         If an image's name leads out of `folder`.
     """
     progress = terminal_progress() if progress is None else progress
-    paths = [_path(Path(folder), name) for name in images.names]
+    paths = [picture_path(Path(folder), name) for name in images.names]
     order = np.argsort(scores, kind="stable")
     spread = np.linspace(0, len(order) - 1, min(len(order), _SCALE_IMAGES)).round().astype(np.intp)
     hottest = hottest_value(maps[np.sort(order[spread])])
@@ -74,7 +74,7 @@ def write_heatmaps(
     return hottest
 
 
-def _path(folder: Path, name: str) -> Path:
+def picture_path(folder: Path, name: str) -> Path:
     """Return where the picture of the image called `name` goes."""
     relative = PurePosixPath(name + ".png")
     if relative.is_absolute() or ".." in relative.parts:

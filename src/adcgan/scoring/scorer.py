@@ -20,6 +20,7 @@ from adcgan.errors import InputError
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring.assessment import Assessment, placed
 from adcgan.scoring.backend import Backend, Components, Scored, Shape, in_batches
+from adcgan.scoring.regions import Region, regions
 from adcgan.scoring.verdict import Verdict
 
 
@@ -39,6 +40,9 @@ class Scorer(ABC):
         The false-positive budget in force; None when `contamination` set the threshold.
     calibration_scores_ : ndarray of float64 (n_calibration_,)
         Scores of the held-out normal images, ascending.
+    calibration_peaks_ : ndarray of float64 (n_calibration_,) or None
+        The largest value of the anomaly map of each held-out normal image, ascending; None for
+        detectors that make no maps, and for models that were fitted before it was kept.
     image_shape_ : (int, int, int)
         Channels, height and width of the images learned from.
     resized_ : bool
@@ -58,6 +62,7 @@ class Scorer(ABC):
     threshold_: float
     fpr_: float | None
     calibration_scores_: NDArray[np.float64]
+    calibration_peaks_: NDArray[np.float64] | None
     image_shape_: Shape
     resized_: bool
     n_train_: int
@@ -241,6 +246,48 @@ class Scorer(ABC):
         """
         passes = self.passes(self._load_for_scoring(X).images)
         return gathered(self._map_of(scored) for scored in passes)
+
+    def pixel_verdict(self, fpr: float | None = None) -> Verdict:
+        """Return the verdict on pixels of anomaly maps, as `adcgan.scoring.regions` has it.
+
+        Parameters
+        ----------
+        fpr : float or None
+            The share of new normal images that may have any pixel above the threshold, in (0, 1).
+            None: the model's own false-positive budget.
+
+        Raises
+        ------
+        InputError
+            There are no anomaly maps, or the model does not know those of normal images.
+        """
+        self._check_fitted()
+        if self.calibration_peaks_ is None:
+            raise InputError(
+                f"{self.called} has no threshold for pixels: it makes no anomaly maps, or was "
+                "fitted by a version that did not keep one. In that case, fit it again."
+            )
+        return Verdict.for_budget(self.calibration_peaks_, self.fpr if fpr is None else fpr)
+
+    def regions(self, X: ImageSource, *, fpr: float | None = None) -> list[list[Region]]:
+        """Return the anomalous regions of each readable image, most anomalous first.
+
+        In pixels of the image as the model sees it: the photograph itself where sizes are kept
+        and `image_size` is not exceeded.
+
+        Parameters
+        ----------
+        X : images
+            See the class.
+        fpr : float or None
+            As for `pixel_verdict`.
+        """
+        verdict = self.pixel_verdict(fpr)
+        if verdict.warning:
+            warnings.warn(verdict.warning, stacklevel=2)
+        passes = self.passes(self._load_for_scoring(X).images)
+        maps = (heat for scored in passes for heat in self._map_of(scored))
+        return [regions(heat, verdict.threshold) for heat in maps]
 
     @abstractmethod
     def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
