@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from adcgan.data import load_images
-from adcgan.data.masks import read_mask, seen_map, seen_mask, seen_photograph, seen_size
+from adcgan.data.masks import (
+    longest_side,
+    read_mask,
+    seen_map,
+    seen_mask,
+    seen_photograph,
+    seen_size,
+)
 from adcgan.errors import InputError
 
 HALVES = np.repeat(np.array([[0, 255]], np.uint8), [3, 5], axis=1).repeat(4, axis=0)
@@ -128,3 +135,13 @@ def test_a_map_comes_to_lie_where_the_image_was(
 def test_a_map_of_the_right_size_is_left_as_it_is() -> None:
     heat = np.random.default_rng(0).random((20, 40), dtype=np.float32)
     np.testing.assert_array_equal(seen_map(heat, 40, 20, "keep"), heat)
+
+
+def test_many_large_photographs_are_compared_at_a_smaller_size() -> None:
+    assert longest_side([(4000, 3000)] * 10, "squash") == 1024
+    assert longest_side([(300, 400)] * 1000, "squash") == 1024
+    few = longest_side([(4000, 3000)] * 100, "squash", most_pixels=100 * 512 * 384)
+    assert few == 512
+    assert longest_side([(4000, 3000)] * 100, "squash", most_pixels=100 * 512 * 384 - 1) == 384
+    assert longest_side([(4000, 3000)] * 100, "crop", most_pixels=100 * 512 * 384) == 384
+    assert longest_side([(4000, 3000)], "squash", most_pixels=1) == 128

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from adcgan.benchmark.metrics import auroc, auroc_interval
 from adcgan.benchmark.pixel_metrics import pixel_summary
-from adcgan.data.masks import photograph_size, read_mask, seen_map, seen_mask, seen_size
+from adcgan.data.masks import (
+    longest_side,
+    photograph_size,
+    read_mask,
+    seen_map,
+    seen_mask,
+    seen_size,
+)
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,11 +42,14 @@ class Truth:
         Width and height of each photograph.
     resize : str
         How the model's images are made of photographs.
+    longest : int
+        Of the longer side, at most.
     """
 
     masks: list[NDArray[np.bool_] | None]
     sizes: list[tuple[int, int]]
     resize: str
+    longest: int
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -71,22 +81,21 @@ def read_truth(images: ImageSet, resize: str) -> Truth | None:
     if images.masks is None or images.files is None or images.labels is None:
         return None
     masks: list[NDArray[np.bool_] | None] = []
-    sizes = []
-    for path, file, label in zip(images.masks, images.files, images.labels, strict=True):
-        width, height = size = photograph_size(file)
-        mask = None if path is None else seen_mask(read_mask(path, file), resize)
-        if label == 0:
+    sizes = [photograph_size(file) for file in images.files]
+    longest = longest_side(sizes, resize)
+    for i, (path, file) in enumerate(zip(images.masks, images.files, strict=True)):
+        mask = None if path is None else seen_mask(read_mask(path, file), resize, longest)
+        if images.labels[i] == 0:
             if mask is not None and mask.any():
                 raise InputError(
                     f"The mask {path!r} must mark no pixel, as its image {file!r} is called "
                     f"normal. It marks {int(mask.sum())}."
                 )
-            seen = seen_size(width, height, resize)
+            seen = seen_size(*sizes[i], resize, longest)
             # One value for all pixels takes no memory.
             mask = np.broadcast_to(np.False_, seen[::-1])
         masks.append(mask)
-        sizes.append(size)
-    return Truth(masks, sizes, resize)
+    return Truth(masks, sizes, resize, longest)
 
 
 def defect_figures(
@@ -118,7 +127,8 @@ def defect_figures(
     dict
         ``defects``: by type, ``n``, ``auroc``, ``auroc_ci95``, ``caught`` (share at the
         threshold), ``n_masks`` and ``pixels``, which is what `pixel_summary` returns, or None.
-        ``pixels``: the same of all images with ``n_masks``, or None. ``pixels_left_out``: why
+        ``pixels``: the same of all images with ``n_masks`` and ``longest_side`` (what larger
+        photographs are reduced to), or None. ``pixels_left_out``: why
         there are no such figures, or of fewer images than there are; one line each.
     """
     assert images.labels is not None
@@ -142,7 +152,7 @@ def defect_figures(
             return None
         return pixel_summary(
             _Made(kept, lambda i: truth.masks[i]),
-            _Made(kept, lambda i: seen_map(maps[i], *truth.sizes[i], truth.resize)),
+            _Made(kept, lambda i: seen_map(maps[i], *truth.sizes[i], truth.resize, truth.longest)),
         )
 
     defects = {}
@@ -161,6 +171,7 @@ def defect_figures(
     pixels = over_pixels(anomalous, "all images")
     if pixels is not None and truth is not None:
         pixels["n_masks"] = int(truth.known[anomalous].sum())
+        pixels["longest_side"] = truth.longest
     return {"defects": defects, "pixels": pixels, "pixels_left_out": left_out}
 
 

@@ -1,13 +1,14 @@
 """Masks that mark defective pixels, and how they and anomaly maps come to lie on each other.
 
 Both are brought to the photograph's own size: to the part of it that the model sees (all of it, or
-the centre square for ``resize="crop"``), with the longer side at most `LONGEST`. So figures of
-models that look at different sizes are figures of the same pixels.
+the centre square for ``resize="crop"``), with the longer side at most `longest_side`. So figures
+of models that look at different sizes are figures of the same pixels.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,11 @@ from adcgan.data.image_file import (
 )
 from adcgan.errors import InputError
 
-# Pixels of the longer side that figures are computed at, at most: a thousand photographs of any
-# size then fit in memory.
+# Pixels of the longer side that figures are computed at, at most; see `longest_side`.
 LONGEST = 1024
+_SMALLER = (LONGEST, 768, 512, 384, 256, 192, 128)
+# Pixels of all photographs together: their figures take some 2 GB then.
+MOST_PIXELS = 1 << 28
 # A mask's pixel is defective above this, in 0 to 255.
 _HALF = 127
 
@@ -104,6 +107,32 @@ def seen_size(width: int, height: int, resize: str, longest: int = LONGEST) -> t
         width = height = min(width, height)
     scale = min(1.0, longest / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def longest_side(
+    sizes: Sequence[tuple[int, int]], resize: str, most_pixels: int = MOST_PIXELS
+) -> int:
+    """Return the longest side at which so many photographs are compared.
+
+    Parameters
+    ----------
+    sizes : sequence of (int, int)
+        Width and height of each photograph.
+    resize : str
+        As in `seen_size`.
+    most_pixels : int, default=MOST_PIXELS
+        Of all photographs together.
+
+    Returns
+    -------
+    int
+        `LONGEST`, or less where there would be more pixels than that.
+    """
+    for longest in _SMALLER:
+        seen = (seen_size(width, height, resize, longest) for width, height in sizes)
+        if sum(width * height for width, height in seen) <= most_pixels:
+            return longest
+    return _SMALLER[-1]
 
 
 def seen_mask(mask: NDArray[np.bool_], resize: str, longest: int = LONGEST) -> NDArray[np.bool_]:
