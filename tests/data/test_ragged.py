@@ -140,6 +140,20 @@ def test_a_crop_is_a_piece_of_its_image_and_all_places_occur() -> None:
     assert {x for _, x in seen} == set(range(8))
 
 
+def test_the_border_of_an_image_is_seen_about_as_often_as_its_middle() -> None:
+    # Each pixel says where it is.
+    image = np.arange(100, dtype=np.uint8)[:, None].repeat(90, 1)
+    pieces = crops([image, noise(40, 40)], 32, [0] * 2000)
+    rows = (pieces[:, 0, :, 0] * 255).round().long()
+    seen = torch.bincount(rows.flatten(), minlength=100) / 2000
+    assert seen[50] == pytest.approx(32 / 100, abs=0.06)
+    assert seen[0] > seen[50] / 3
+    assert seen[99] > seen[50] / 3
+    # What is only in the outermost crops is not what is only in a hundredth of them.
+    assert (rows[:, 0] == 0).float().mean() > 0.1
+    assert (rows[:, -1] == 99).float().mean() > 0.1
+
+
 def test_an_image_smaller_than_the_crop_goes_on_as_its_mirror_image() -> None:
     image = noise(6, 9)
     found = (crops([image, noise(40, 40)], 16, [0])[0, 0] * 255).round().numpy()

@@ -45,6 +45,8 @@ class DeviceCrops:
     def gather(self, index: NDArray[np.int64] | Tensor, rng: torch.Generator) -> Tensor:
         """Return one crop of each image at `index`, at a place that `rng`, on the device, draws.
 
+        What is at the border of an image occurs in about half as many crops as what is inside.
+
         Tensor of float32 (B, C, side, side), on the device, in [0, 1].
         """
         which = torch.from_numpy(index) if isinstance(index, np.ndarray) else index
@@ -60,7 +62,11 @@ class DeviceCrops:
 
     def _places(self, drawn: Tensor, length: Tensor) -> Tensor:
         """Return the rows or columns (B, side) of crops of lines of this `length` (B,)."""
-        first = (drawn * ((length - self.side).clamp(min=0) + 1)).long()
+        # As if crops began up to half a side outside: else what lies at the border of an image,
+        # which no crop but the outermost holds, would hardly ever be seen.
+        furthest = (length - self.side).clamp(min=0)
+        first = (drawn * (furthest + self.side + 1)).long() - self.side // 2
+        first = torch.minimum(first.clamp(min=0), furthest)
         place = first[:, None] + torch.arange(self.side, device=first.device)
         # Beyond the end a line goes on as its mirror image, and back again.
         period = (2 * length - 2).clamp(min=1)[:, None]

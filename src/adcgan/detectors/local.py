@@ -16,7 +16,7 @@ from adcgan.data.image_file import MAX_LONGEST, MIN_LONGEST, MIN_SIZE, RESIZES
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
 from adcgan.detectors.base import Detector
-from adcgan.detectors.density import gaussian_whitening
+from adcgan.detectors.density import gaussian_whitening, greedy_coreset
 from adcgan.detectors.model import ComponentScale, Model, channels_last
 from adcgan.detectors.settings import (
     batch_size_setting,
@@ -53,6 +53,8 @@ COMPONENTS = ("verdict", "density")
 CODE = 16
 # Of the largest values of a map, so many make its component.
 LARGEST_VERDICTS, LARGEST_DISTANCES = 5, 3
+# The memory is chosen from so many features for each that it keeps.
+CANDIDATES = 10
 # Features that are compared with the memory at a time.
 COMPARED_TOGETHER = 4096
 # Images of more pixels are judged in tiles of this side, with as much around them as a place sees.
@@ -264,7 +266,7 @@ class LocalModel(Model):
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Fill the memory, and measure what logits and distances are at normal places."""
-        each = math.ceil(self.settings.memory / len(split.train))
+        each = math.ceil(CANDIDATES * self.settings.memory / len(split.train))
         rng = torch.Generator().manual_seed(self.settings.random_state)
         kept = []
         with torch.no_grad():
@@ -278,9 +280,8 @@ class LocalModel(Model):
             self.mean, self.whitening = (
                 part.to(self.device) for part in gaussian_whitening(features.cpu().numpy())
             )
-            chosen = torch.randperm(len(features), generator=rng)[: self.settings.memory]
-            memory = features[chosen.sort().values.to(self.device)]
-            self.reference = (memory - self.mean) @ self.whitening
+            whitened = (features - self.mean) @ self.whitening
+            self.reference = whitened[greedy_coreset(whitened, self.settings.memory, rng)]
             judged = split.held_out if len(split.held_out) else split.train
             moments = torch.zeros(2, 2, device=self.device)
             for x in self.batches(images, judged):
