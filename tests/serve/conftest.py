@@ -33,6 +33,7 @@ class Brightness(Scorer):
 
     def __init__(self) -> None:
         self.calibration_scores_ = np.linspace(10, 108, 99)
+        self.calibration_peaks_: NDArray[np.float64] | None = self.calibration_scores_
         self.threshold_, self.fpr_ = 107.0, 0.02
         self.go = threading.Event()
         self.go.set()

@@ -11,7 +11,9 @@ import pydantic
 import pytest
 from PIL import Image
 
+from adcgan import DETECTORS
 from adcgan.errors import InputError
+from adcgan.serve.model import ServedModel
 
 KEYS = {"name", "score", "p_value", "anomalous", "components", "error"}
 
@@ -144,7 +146,7 @@ def test_scores_are_the_same_alone_and_among_others(scorer, serve, picture):
 
 def test_a_heatmap_is_a_picture_of_the_models_size(site, picture):
     row = site.post("/v1/score?heatmap=true", **raw(picture(100, side=40))).json()["images"][0]
-    assert set(row) == {*KEYS, "heatmap", "heatmap_top"}
+    assert set(row) == {*KEYS, "heatmap", "heatmap_top", "regions"}
     assert as_array(row["heatmap"]).shape == (16, 16, 3)
     assert row["heatmap_top"] == 100
 
@@ -161,11 +163,30 @@ def test_heatmaps_can_be_put_on_one_scale(site, picture):
 def test_a_heatmap_comes_in_layers_too(site, picture):
     answer = site.post("/v1/score?heatmap=layers&heatmap_top=200", **raw(picture(100, side=40)))
     row = answer.json()["images"][0]
-    assert set(row) == {*KEYS, "picture", "map", "heatmap_top"}
+    assert set(row) == {*KEYS, "picture", "map", "heatmap_top", "regions"}
     assert (as_array(row["picture"]) == 100).all()
     assert as_array(row["picture"]).shape == (16, 16, 3)
     assert (as_array(row["map"]) == 128).all()
     assert as_array(row["map"]).shape == (16, 16)
+
+
+def test_regions_come_with_a_heatmap(site, picture):
+    files = form(("dark", picture(50)), ("bright", picture(150)))
+    dark, bright = site.post("/v1/score?heatmap=true&fpr=0.1", files=files).json()["images"]
+    assert dark["regions"] == []
+    (region,) = bright["regions"]
+    box = {"left": 0, "top": 0, "width": 16, "height": 16, "area": 256}
+    assert region == {**box, "peak": 150, "peak_row": 0, "peak_column": 0}
+    assert "regions" not in site.post("/v1/score", files=files).json()["images"][1]
+
+
+def test_a_model_of_before_regions_were_known_has_none():
+    scorer = DETECTORS["pixel-pca"](fpr=0.5).fit(
+        np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8)
+    )
+    assert ServedModel(scorer, 10**6).pixel_threshold(0.4) is not None
+    scorer.calibration_peaks_ = None
+    assert ServedModel(scorer, 10**6).pixel_threshold(0.1) is None
 
 
 def test_images_of_one_batch_get_heatmaps_only_where_asked(site, picture):

@@ -122,6 +122,12 @@ class ServedModel:
                 )
         return answers
 
+    def pixel_threshold(self, fpr: float | None) -> float | None:
+        """Return the anomaly value above which pixels are anomalous; None where it is not known."""
+        if self.scorer.calibration_peaks_ is None:
+            return None
+        return self.scorer.pixel_verdict(fpr).threshold
+
     def describe(self) -> dict[str, Any]:
         """Return what ``GET /v1/model`` says, limits apart."""
         scorer = self.scorer

@@ -5,6 +5,19 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 
+class RegionRow(BaseModel):
+    """Where an image is anomalous: pixels above the threshold that touch."""
+
+    left: int = Field(description="First column, in pixels of what the model saw.")
+    top: int = Field(description="First row.")
+    width: int
+    height: int
+    area: int = Field(description="Pixels above the threshold.")
+    peak: float = Field(description="The largest anomaly value.")
+    peak_row: int
+    peak_column: int
+
+
 class ImageRow(BaseModel):
     """What is said of one file, in the order of the request."""
 
@@ -29,6 +42,11 @@ class ImageRow(BaseModel):
     )
     heatmap_top: float | None = Field(
         default=None, description="The anomaly value that has the top colour."
+    )
+    regions: list[RegionRow] | None = Field(
+        default=None,
+        description="With a heatmap: where the image is anomalous, most anomalous first. A share "
+        "of fpr of normal images has any.",
     )
 
 

@@ -9,12 +9,14 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 
 from adcgan.data.thumbnails import png
 from adcgan.scoring import Scorer, Verdict
+from adcgan.scoring.regions import regions
 from adcgan.serve.batching import Batcher
 from adcgan.serve.bodies import Upload
 from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError, Room
@@ -24,6 +26,8 @@ from adcgan.serve.overlay import grey_map, overlay, top_of
 
 Heatmap = Literal["false", "true", "layers"]
 Row = dict[str, Any]
+# Of an image, in an answer: noise can have thousands.
+MOST_REGIONS = 100
 
 _log = logging.getLogger("adcgan.serve")
 
@@ -182,6 +186,7 @@ class Service:
         top: float | None,
     ) -> list[Row]:
         """Decode and score each file; the images of all requests meet in the batcher."""
+        above = self.model.pixel_threshold(verdict.fpr) if heatmap != "false" else None
         decoding = [self._in_decoder(self.model.decode, upload.data) for upload in uploads]
         uploads.clear()
         decoded = await asyncio.gather(*decoding)
@@ -198,8 +203,12 @@ class Service:
                 rows.append(_error_row(pixels))
                 continue
             row = _row(results[i], verdict)
-            if heatmap != "false" and results[i].heat is not None:
-                row |= await self._in_decoder(_pictures, pixels, results[i].heat, heatmap, top)
+            heat = results[i].heat
+            if heatmap != "false" and heat is not None:
+                row |= await self._in_decoder(_pictures, pixels, heat, heatmap, top)
+                if above is not None:
+                    found = await self._in_decoder(regions, heat, above)
+                    row["regions"] = [asdict(region) for region in found[:MOST_REGIONS]]
             rows.append(row)
         return rows
 

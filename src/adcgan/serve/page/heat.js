@@ -47,6 +47,19 @@ export function drawHeat(canvas, picture, map, gain, table, most) {
   drawPicture(canvas, made);
 }
 
+/** Draw a box around each region. */
+export function drawRegions(canvas, regions) {
+  const context = canvas.getContext("2d");
+  const thickness = Math.max(1, Math.round(canvas.width / 200));
+  context.lineWidth = thickness;
+  context.strokeStyle = "#e5342b";
+  for (const { left, top, width, height } of regions) {
+    // Around the pixels, not over them.
+    const out = thickness / 2 + 1;
+    context.strokeRect(left - out, top - out, width + 2 * out, height + 2 * out);
+  }
+}
+
 /** Draw the colours from cold to hot. */
 export function drawScale(canvas, table) {
   const context = canvas.getContext("2d");

@@ -2,7 +2,7 @@
 
 import { strip } from "./chart.js";
 import { short } from "./decide.js";
-import { drawHeat, drawPicture, pixels } from "./heat.js";
+import { drawHeat, drawPicture, drawRegions, pixels } from "./heat.js";
 
 function element(name, className, text = "") {
   const node = document.createElement(name);
@@ -120,4 +120,9 @@ export async function showDetails(item, view, chartOf) {
   for (const id of ["details-picture", "details-heat"]) at(id).hidden = !hasPictures;
   const canvases = ["details-picture", "details-heat"].map((id) => at(id).querySelector("canvas"));
   await drawPictures(item, canvases, view, () => detailed === item);
+  const regions = item.row.regions ?? [];
+  const many = regions.length === 1 ? "1 region" : `${regions.length} regions`;
+  at("details-regions").textContent =
+    "What the model saw" + (item.row.regions ? `, ${regions.length ? many : "no region"} marked` : "");
+  if (hasPictures && detailed === item) drawRegions(canvases[0], regions);
 }
