@@ -49,10 +49,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 COMPONENTS = ("verdict", "density")
+# Of the density, to one of the verdict, in score and map.
+DENSITY_WEIGHT = 0.25
 # Channels of a place of the code.
 CODE = 16
-# Of the largest values of a map, so many make its component.
-LARGEST_VERDICTS, LARGEST_DISTANCES = 5, 3
+# Of the largest values of a map, so many make its component; those that training asks for give
+# gradients to more than one place.
+LARGEST_VERDICTS, LARGEST_DISTANCES, LARGEST_TRAINED = 1, 3, 5
 # The memory is chosen from so many features for each that it keeps.
 CANDIDATES = 10
 # Features that are compared with the memory at a time.
@@ -75,11 +78,11 @@ class LocalADCGAN(Detector):
     -----
     The components of the score:
 
-    - "verdict": the mean of the largest logits of the critic;
+    - "verdict": the largest logit of the critic, averaged over 3 × 3 places;
     - "density": the mean of the largest distances of its local features C_ψ, whitened, from the
       nearest of a memory of normal ones.
 
-    Each is put on the scale of held-out normal images before they are averaged. To restore a
+    Each is put on the scale of held-out normal images; the score is verdict + density / 4. To restore a
     damaged image and judge the difference follows DRAEM (Zavrtanik et al. 2021), the memory
     PatchCore (Roth et al. 2022).
     """
@@ -160,7 +163,7 @@ class LocalModel(Model):
         at, by = self.typical.unbind(1)
         likely = enlarged((logits - at[0]) / by[0], VERDICT_STRIDE, x)
         unlike = enlarged((distances - at[1]) / by[1], FEATURE_STRIDE, x)
-        return Scored(components, F.softplus((likely + unlike) / 2).squeeze(1), x_hat)
+        return Scored(components, F.softplus(likely + DENSITY_WEIGHT * unlike).squeeze(1), x_hat)
 
     def places(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return what is known of every place of images (B, C, H, W).
@@ -226,10 +229,10 @@ class LocalModel(Model):
         return torch.cat(nearest).view(features.shape[:2])
 
     def combine(self, components: Components) -> NDArray[np.float64]:
-        """Return the mean (n,) of verdict and density on one scale."""
+        """Return verdict + density / 4 (n,), each on the scale of normal images."""
         assert self.scale is not None
         scaled = self.scale(components)
-        score: NDArray[np.float64] = np.mean([scaled[name] for name in COMPONENTS], axis=0)
+        score: NDArray[np.float64] = scaled["verdict"] + DENSITY_WEIGHT * scaled["density"]
         return score
 
     # -- learning ------------------------------------------------------------------------------
@@ -364,7 +367,7 @@ def verdict_losses(logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
     area = truth.sum((1, 2, 3), keepdim=True)
     weight = (BALANCED_SHARE * truth[0].numel() / area.clamp(min=1)).clamp(max=MOST_WEIGHT)
     losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    score = mean_of_largest(smoothed(logits), LARGEST_VERDICTS)
+    score = mean_of_largest(smoothed(logits), LARGEST_TRAINED)
     image = F.binary_cross_entropy_with_logits(score, truth.amax((1, 2, 3)))
     return {"verdict": 5 * (losses * (1 + truth * weight)).mean(), "image": 0.3 * image}
 
