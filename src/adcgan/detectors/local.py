@@ -82,9 +82,9 @@ class LocalADCGAN(Detector):
     - "density": the mean of the largest distances of its local features C_ψ, whitened, from the
       nearest of a memory of normal ones.
 
-    Each is put on the scale of held-out normal images; the score is verdict + density / 4. To restore a
-    damaged image and judge the difference follows DRAEM (Zavrtanik et al. 2021), the memory
-    PatchCore (Roth et al. 2022).
+    Each is put on the scale of held-out normal images; the score is verdict + density / 4. To
+    restore a damaged image and judge the difference follows DRAEM (Zavrtanik et al. 2021), the
+    memory PatchCore (Roth et al. 2022).
     """
 
     name: ClassVar[str] = "adcgan-local"
