@@ -104,7 +104,7 @@ def test_a_thousand_images_get_the_detectors_answers(name: str, exported: Export
         atol = 1e-6 if part == "latent" else 0
         np.testing.assert_allclose(found.components[part], values, rtol=1e-4, atol=atol)
     # Components on one scale may cancel out.
-    atol = 1e-3 if name in {"normalised", "adcgan-ss", "residual"} else 0
+    atol = 1e-3 if name in {"normalised", "adcgan-ss", "adcgan-local", "residual"} else 0
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=atol)
     np.testing.assert_array_equal(found.p_values, expected.p_values)
     np.testing.assert_array_equal(found.anomalous, expected.anomalous)
@@ -114,7 +114,8 @@ def test_a_thousand_images_get_the_detectors_answers(name: str, exported: Export
     some = images[:50]
     heat = detector.anomaly_map(some)
     np.testing.assert_allclose(scorer.anomaly_map(some), heat, rtol=1e-4, atol=1e-4 * heat.max())
-    np.testing.assert_allclose(scorer.reconstruct(some), detector.reconstruct(some), atol=1e-4)
+    if name != "patch-pca":
+        np.testing.assert_allclose(scorer.reconstruct(some), detector.reconstruct(some), atol=1e-4)
     np.testing.assert_array_equal(scorer.predict_proba(some), detector.predict_proba(some))
 
 
@@ -177,8 +178,8 @@ def test_the_file_is_whole_for_other_tools_and_says_nothing_of_where_it_was_made
 
 
 def test_networks_are_computed_once_for_score_map_and_reconstruction(exported: Exported) -> None:
-    # Every generator ends in one tanh.
-    for name in EXPORTED:
+    # Every generator ends in one tanh, but the local one, whose images are not bounded.
+    for name in sorted(set(EXPORTED) - {"adcgan-local", "patch-pca"}):
         nodes = onnx.load(exported(name)[1].path).graph.node
         assert [node.op_type for node in nodes].count("Tanh") == 1, name
 

@@ -9,13 +9,18 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 
-def gaussian_whitening(features: NDArray[np.floating]) -> tuple[Tensor, Tensor]:
+def gaussian_whitening(
+    features: NDArray[np.floating], least: float = 1e-7
+) -> tuple[Tensor, Tensor]:
     """Fit a Gaussian with Ledoit and Wolf's shrunk covariance.
 
     Parameters
     ----------
     features : ndarray (n, F)
         Of training images, n ≥ 2.
+    least : float
+        Variances count as no less than this share of the largest. In float32 nothing below 1e-7
+        can be told from rounding, which whitening amplifies.
 
     Returns
     -------
@@ -30,8 +35,7 @@ def gaussian_whitening(features: NDArray[np.floating]) -> tuple[Tensor, Tensor]:
     if varied.any():
         covariance[np.ix_(varied, varied)], _ = ledoit_wolf(exact[:, varied])
     values, vectors = np.linalg.eigh(covariance)
-    # In float32 nothing smaller can be told from rounding.
-    whitening = vectors / np.sqrt(np.maximum(values, values.max() * 1e-7))
+    whitening = vectors / np.sqrt(np.maximum(values, values.max() * least))
     return torch.from_numpy(exact.mean(0)).float(), torch.from_numpy(whitening).float()
 
 

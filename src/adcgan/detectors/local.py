@@ -56,6 +56,10 @@ CODE = 16
 # Of the largest values of a map, so many make its component; those that training asks for give
 # gradients to more than one place.
 LARGEST_VERDICTS, LARGEST_DISTANCES, LARGEST_TRAINED = 1, 3, 5
+# Of the features, as a share of the largest.
+LEAST_VARIANCE = 1e-4
+# Of logits and distances over normal places: of those that hardly vary, nothing was learned.
+LEAST_DEVIATION = 0.05
 # The memory is chosen from so many features for each that it keeps.
 CANDIDATES = 10
 # Features that are compared with the memory at a time.
@@ -223,9 +227,10 @@ class LocalModel(Model):
         nearest = []
         together = whitened.flatten(0, 1)
         for part in (together,) if _is_tracing() else torch.split(together, COMPARED_TOGETHER):
-            # |a − b|² = |a|² − 2ab + |b|²; what does not depend on b is added once.
-            least = (lengths - 2 * part @ self.reference.T).amin(1)
-            nearest.append((least + part.square().sum(1)).clamp(min=0).sqrt())
+            # |a − b|² = |a|² − 2ab + |b|², less what is the same for all b. The distance anew, as
+            # the difference of large numbers has few digits.
+            closest = self.reference[(lengths - 2 * part @ self.reference.T).argmin(1)]
+            nearest.append((part - closest).square().sum(1).sqrt())
         return torch.cat(nearest).view(features.shape[:2])
 
     def combine(self, components: Components) -> NDArray[np.float64]:
@@ -281,7 +286,8 @@ class LocalModel(Model):
                     kept.append(features[some.to(features.device)])
             features = torch.cat(kept)
             self.mean, self.whitening = (
-                part.to(self.device) for part in gaussian_whitening(features.cpu().numpy())
+                part.to(self.device)
+                for part in gaussian_whitening(features.cpu().numpy(), LEAST_VARIANCE)
             )
             whitened = (features - self.mean) @ self.whitening
             self.reference = whitened[greedy_coreset(whitened, self.settings.memory, rng)]
@@ -292,7 +298,8 @@ class LocalModel(Model):
                 for values, sums in zip((smoothed(logits), distances), moments, strict=True):
                     sums += len(x) * torch.stack([values.mean(), values.square().mean()])
             moments /= len(judged)
-        deviation = (moments[:, 1] - moments[:, 0].square()).clamp(min=1e-12).sqrt()
+        variance = moments[:, 1] - moments[:, 0].square()
+        deviation = variance.clamp(min=LEAST_DEVIATION**2).sqrt()
         self.typical = torch.stack([moments[:, 0], deviation], 1)
 
 

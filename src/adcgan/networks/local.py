@@ -168,13 +168,19 @@ class LocalCritic(nn.Module):
 def locally_normalised(x: Tensor) -> Tensor:
     """Return images less the mean around each pixel, divided by the deviation there; −5 to 5."""
     reach = WINDOW // 2
+    # In float64: else the variance of what hardly varies would be the rounding of two squares.
     # Beyond the border an image goes on as its mirror image.
-    padded = F.pad(x.float(), [reach] * 4, mode="reflect")
+    padded = F.pad(x.double(), [reach] * 4, mode="reflect")
     mean = _box_mean(padded)
     variance = _box_mean(padded.square()) - mean.square()
-    return ((x - mean) / (variance.clamp(min=0).sqrt() + FLOOR)).clamp(-5, 5)
+    normalised = (x - mean) / (variance.clamp(min=0).sqrt() + FLOOR)
+    return normalised.clamp(-5, 5).float()
 
 
 def _box_mean(x: Tensor) -> Tensor:
-    """Return the mean of x (B, C, H, W) over each window; along one side, then the other."""
-    return F.avg_pool2d(F.avg_pool2d(x, (WINDOW, 1), 1), (1, WINDOW), 1)
+    """Return the mean of x (B, C, H, W) over each window, along one side and then the other."""
+    for dim in (2, 3):
+        sums = F.pad(x.cumsum(dim), [0, 0, 1, 0] if dim == 2 else [1, 0])
+        n = sums.shape[dim]
+        x = (sums.narrow(dim, WINDOW, n - WINDOW) - sums.narrow(dim, 0, n - WINDOW)) / WINDOW
+    return x

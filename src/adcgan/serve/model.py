@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,8 +124,9 @@ class ServedModel:
         return answers
 
     def pixel_threshold(self, fpr: float | None) -> float | None:
-        """Return the anomaly value above which pixels are anomalous; None where it is not known."""
-        if self.scorer.calibration_peaks_ is None:
+        """Return the anomaly value above which pixels are anomalous; None without regions."""
+        # Regions are labelled by SciPy, which an exported file is scored without.
+        if self.scorer.calibration_peaks_ is None or find_spec("scipy") is None:
             return None
         return self.scorer.pixel_verdict(fpr).threshold
 
