@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adcgan.data import DATASETS, ImageSet, load_images, load_named
-    from adcgan.detectors import ADCGAN, DETECTORS, Detector
+    from adcgan.detectors import ADCGAN, DETECTORS, Detector, LocalADCGAN
     from adcgan.errors import DivergedError, InputError, MissingExtraError
     from adcgan.onnx import OnnxScorer
     from adcgan.onnx.export import export_onnx
@@ -25,6 +25,7 @@ _HOME = {
     "ADCGAN": "adcgan.detectors",
     "DETECTORS": "adcgan.detectors",
     "Detector": "adcgan.detectors",
+    "LocalADCGAN": "adcgan.detectors",
     "DATASETS": "adcgan.data",
     "ImageSet": "adcgan.data",
     "load_images": "adcgan.data",
@@ -45,6 +46,7 @@ __all__ = [
     "DivergedError",
     "ImageSet",
     "InputError",
+    "LocalADCGAN",
     "MissingExtraError",
     "OnnxScorer",
     "Scorer",

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from adcgan import load
-from adcgan.data.defects import KINDS
 from adcgan.detectors import LocalADCGAN
 from adcgan.detectors.local import one_cycle, verdict_losses
 from adcgan.networks.local import LocalCritic, locally_normalised
@@ -157,8 +156,3 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert max(rates) == pytest.approx(1, abs=0.01)
     assert np.argmax(rates) == pytest.approx(100, abs=2)
     assert 0 < rates[-1] < 0.001
-
-
-def test_every_kind_of_defect_is_taught() -> None:
-    # The judges of `docs/detectors/adcgan-local.md` are of other kinds.
-    assert set(KINDS) == {"paste", "shade", "blur", "texture", "constant", "noise", "warp"}

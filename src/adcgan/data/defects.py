@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ SHAPES = ("blob", "rectangle", "line")
 LARGEST = 128
 # A change of this much, on a scale of 0 to 1, is certain to be seen; less is labelled as less.
 VISIBLE = 0.05
-BLUR = 9
+# Of the mean that blurs.
+BLUR = 4
 
 
 def add_defects(
@@ -119,19 +121,47 @@ class _Draw:
 
     def field(self, cell: int, channels: int = 1) -> Tensor:
         """Return noise (B, channels, H, W) that is smooth over about `cell` pixels."""
-        rows, columns = math.ceil(self.height / cell) + 1, math.ceil(self.width / cell) + 1
-        coarse = self.normal(channels, rows, columns)
-        size = (self.height, self.width)
-        return F.interpolate(coarse, size, mode="bicubic", align_corners=True)
+        down, across = (self._stretch(side, cell) for side in (self.height, self.width))
+        coarse = self.normal(channels, down.shape[1], across.shape[1])
+        return down @ coarse @ across.T
+
+    def _stretch(self, side: int, cell: int) -> Tensor:
+        """Return the matrix (side, n) that enlarges n values, `cell` pixels apart, as a cubic."""
+        one_each = torch.eye(math.ceil(side / cell) + 1, device=self.device)[None, :, :, None]
+        rows = F.interpolate(one_each, (side, 1), mode="bicubic", align_corners=True)
+        return rows[0, :, :, 0].T
 
 
 def _visible(difference: Tensor) -> Tensor:
     """Return how visible a difference (B, C, H, W) is, around each pixel: (B, 1, H, W), 0 to 1."""
     largest = difference.abs().amax(1, keepdim=True)
-    around = F.avg_pool2d(largest, 3, 1, 1, count_include_pad=False)
     # In a shape that is seen, a pixel that happens to be as it was is part of the defect.
-    spread = F.max_pool2d(F.max_pool2d(around, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
-    return (spread / VISIBLE).clamp(0, 1)
+    return (_largest_around(_mean_around(largest, 1), 4) / VISIBLE).clamp(0, 1)
+
+
+def _mean_around(x: Tensor, reach: int) -> Tensor:
+    """Return the mean of x (B, C, H, W) in the square that reaches so far from each pixel."""
+    for dim in (2, 3):
+        shifted = _shifted(x, reach, dim)
+        x = reduce(torch.add, shifted) / len(shifted)
+    return x
+
+
+def _largest_around(x: Tensor, reach: int) -> Tensor:
+    """Return the largest of x (B, C, H, W) in the square that reaches so far from each pixel."""
+    for dim in (2, 3):
+        x = reduce(torch.maximum, _shifted(x, reach, dim))
+    return x
+
+
+def _shifted(x: Tensor, reach: int, dim: int) -> list[Tensor]:
+    """Return x moved by −reach to reach pixels along a side; beyond it goes on as it ends.
+
+    As many sums or maxima of whole images are far faster on a CPU than a pooling layer.
+    """
+    sides = [0, 0, reach, reach] if dim == 2 else [reach, reach, 0, 0]
+    padded = F.pad(x, sides, mode="replicate")
+    return [padded.narrow(dim, first, x.shape[dim]) for first in range(2 * reach + 1)]
 
 
 def _shape(draw: _Draw) -> Tensor:
@@ -163,9 +193,7 @@ def _changes(x: Tensor, kinds: Sequence[str], draw: _Draw) -> Tensor:
     sign = draw.whole(2).to(x.dtype) * 2 - 1
     # How much of a piece or a colour covers the image.
     opacity = draw.uniform(0.35, 1)
-    reach = BLUR // 2
-    padded = F.pad(x, [reach] * 4, mode="replicate")
-    blurred = F.avg_pool2d(F.avg_pool2d(padded, (BLUR, 1), 1), (1, BLUR), 1)
+    blurred = _mean_around(x, BLUR)
     made = []
     for kind in kinds:
         if kind == "paste":

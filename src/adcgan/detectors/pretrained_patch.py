@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adcgan.data.image_file import MAX_LONGEST, MIN_SIZE, RESIZES
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
 from adcgan.detectors import imagenet
@@ -24,7 +23,13 @@ from adcgan.detectors.anomaly_map import enlarged, mean_of_largest
 from adcgan.detectors.base import Detector
 from adcgan.detectors.density import greedy_coreset
 from adcgan.detectors.model import Model
-from adcgan.detectors.settings import maybe, one_of, real, setting, whole
+from adcgan.detectors.settings import (
+    longest_side_setting,
+    peak_share_setting,
+    resize_setting,
+    setting,
+    whole,
+)
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape
 
@@ -59,29 +64,15 @@ class PretrainedPatch(Detector):
     packages: ClassVar[tuple[str, ...]] = imagenet.PACKAGES
     not_exported: ClassVar[str] = "it compares each place with thousands of training images' places"
 
-    image_size: int | None = setting(
-        None,
-        maybe(whole(MIN_SIZE, MAX_LONGEST)),
-        f"Longer side at most, in pixels, 64 to {MAX_LONGEST}; None leaves photographs their size. "
-        "Where they become square, their side, 16 to 256.",
-    )
-    resize: str = setting(
-        "keep",
-        one_of(*RESIZES),
-        '"keep" leaves photographs their shape; "squash", "crop" and "pad" make them square.',
-    )
+    image_size: int | None = longest_side_setting()
+    resize: str = resize_setting()
     memory_size: int = setting(
         10_000, whole(1), "Places of training images that others are compared with, at most."
     )
     n_neighbors: int = setting(
         1, whole(1), "Nearest places that a distance is the mean over; fewer if there are fewer."
     )
-    peak_share: float = setting(
-        0.05,
-        real(0, 1, above=True),
-        "Share of an image's places, those farthest from normal ones, whose mean distance is the "
-        "score; smaller for small defects in large photographs.",
-    )
+    peak_share: float = peak_share_setting(0.05)
 
     def make_model(self, shape: Shape) -> PretrainedPatchModel:
         """Return the network, for images like `shape` (C, H, W), without a memory yet."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from typing_extensions import dataclass_transform
 
+from adcgan.data.image_file import MAX_LONGEST, MIN_LONGEST, MIN_SIZE, RESIZES
 from adcgan.errors import InputError
 from adcgan.training.device import PRECISIONS
 
@@ -88,7 +89,34 @@ def setting(default: Any, rule: Rule, doc: str) -> Any:
     return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
 
 
-# -- settings that many systems of networks share, with defaults of their own ----------------------
+# -- settings that several systems share -----------------------------------------------------------
+
+
+def longest_side_setting() -> Any:
+    """Declare the size of images, for systems that take photographs as they are."""
+    doc = (
+        f'With resize="keep" the longer side at most, {MIN_LONGEST} to {MAX_LONGEST}, and None '
+        "leaves photographs as they are; else the side of a square, 16 to 256."
+    )
+    return setting(None, maybe(whole(MIN_SIZE, MAX_LONGEST)), doc)
+
+
+def resize_setting() -> Any:
+    """Declare how photographs are resized, for systems that take them as they are."""
+    doc = (
+        'How photographs are resized: "keep" leaves their aspect, "squash", "crop" and "pad" make '
+        "them square."
+    )
+    return setting("keep", one_of(*RESIZES), doc)
+
+
+def peak_share_setting(default: float) -> Any:
+    """Declare how much of a map makes the score."""
+    doc = (
+        "Share of an image's places, those farthest from normal ones, whose mean distance is the "
+        "score; smaller for small defects in large photographs."
+    )
+    return setting(default, real(0, 1, above=True), doc)
 
 
 def latent_dim_setting(default: int) -> Any:

@@ -32,7 +32,7 @@ def _block(in_channels: int, channels: int, stride: int = 1, kernel: int = 3) ->
     )
 
 
-def enlarged(maps: Tensor, factor: int, like: Tensor) -> Tensor:
+def upsampled(maps: Tensor, factor: int, like: Tensor) -> Tensor:
     """Return maps (B, C, h, w) `factor` times as large, cut to the height and width of `like`.
 
     By a factor, not to a size: else the places of an image's map would move with its size.
@@ -160,8 +160,8 @@ class LocalCritic(nn.Module):
         s4 = self.stage2(s2)
         s8 = self.stage3(s4)
         s16 = self.stage4(s8)
-        s8 = self.back3(torch.cat([s8, enlarged(s16, 2, s8)], 1))
-        local = self.back2(torch.cat([s4, enlarged(s8, 2, s4)], 1))
+        s8 = self.back3(torch.cat([s8, upsampled(s16, 2, s8)], 1))
+        local = self.back2(torch.cat([s4, upsampled(s8, 2, s4)], 1))
         return self.verdict(local), local
 
 

@@ -59,7 +59,7 @@ def make_accelerator(
     precision : {"auto", "float32", "bf16"}
         "auto" is bf16 on CUDA devices that compute in it, float32 elsewhere.
     bf16_on_cpus : bool
-        Whether "auto" is bf16 on CPUs too, where they have matrix instructions for it (AMX).
+        Whether "auto" is bf16 on CPUs too, where they have instructions for it (AVX-512 BF16, AMX).
     trackers : sequence of str
         Experiment trackers that Accelerate knows: "tensorboard", "wandb", "mlflow".
     folder : Path or None
@@ -80,7 +80,7 @@ def make_accelerator(
         precision == "auto"
         and (
             (target.type == "cuda" and torch.cuda.is_bf16_supported())
-            or (target.type == "cpu" and bf16_on_cpus and torch.cpu._is_amx_tile_supported())
+            or (target.type == "cpu" and bf16_on_cpus and torch.cpu._is_avx512_bf16_supported())
         )
     )
     if not torch.distributed.is_initialized():

@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from adcgan.data.image_file import MAX_LONGEST, MIN_SIZE, RESIZES
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
 from adcgan.detectors.anomaly_map import enlarged, mean_of_largest
 from adcgan.detectors.base import Detector
 from adcgan.detectors.density import gaussian_whitening
 from adcgan.detectors.model import Model
-from adcgan.detectors.settings import maybe, one_of, real, setting, whole
+from adcgan.detectors.settings import (
+    longest_side_setting,
+    peak_share_setting,
+    resize_setting,
+    setting,
+    whole,
+)
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape
 
@@ -41,27 +46,13 @@ class PatchPCA(Detector):
 
     name: ClassVar[str] = "patch-pca"
 
-    image_size: int | None = setting(
-        None,
-        maybe(whole(MIN_SIZE, MAX_LONGEST)),
-        f"Longer side at most, in pixels, 64 to {MAX_LONGEST}; None leaves photographs their size. "
-        "Where they become square, their side, 16 to 256.",
-    )
-    resize: str = setting(
-        "keep",
-        one_of(*RESIZES),
-        '"keep" leaves photographs their shape; "squash", "crop" and "pad" make them square.',
-    )
+    image_size: int | None = longest_side_setting()
+    resize: str = resize_setting()
     patch_size: int = setting(8, whole(2, 16), "Side of a patch, in pixels of the shrunk image.")
     shrink: int = setting(
         4, whole(1, 16), "Pixels, each way, whose mean is one of the shrunk image's."
     )
-    peak_share: float = setting(
-        0.01,
-        real(0, 1, above=True),
-        "Share of an image's places, those farthest from normal ones, whose mean distance is the "
-        "score; smaller for small defects in large photographs.",
-    )
+    peak_share: float = peak_share_setting(0.01)
 
     def make_model(self, shape: Shape) -> PatchPCAModel:
         """Return a Gaussian yet to be fitted, for images like `shape` (C, H, W)."""
