@@ -7,7 +7,9 @@ import io
 import re
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from adcgan.serve import Limits
 
@@ -234,6 +236,57 @@ def test_details_open_and_close_by_keyboard(browser, site, picture):
         page.keyboard.press("Escape")
         assert not page.is_visible("#details")
         assert page.evaluate("document.activeElement.classList.contains('row')")
+
+
+STAGE = """([x, y]) => {
+    const canvas = document.querySelector("#details-stage canvas");
+    const { data } = canvas.getContext("2d").getImageData(x, y, 1, 1);
+    return [canvas.width, canvas.height, ...data.slice(0, 3)];
+}"""
+
+
+def test_details_show_the_photograph_large_with_regions_and_a_heatmap_that_goes(browser, site):
+    pixels = np.full((32, 64, 3), 40, np.uint8)
+    pixels[:, 32:] = 250
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    with opened(browser, site) as page:
+        add(page, ("half.png", file.getvalue()))
+        page.click("#rows li:first-child button")
+        page.wait_for_function("document.querySelector('#details-stage canvas').width > 1")
+        assert page.inner_text("#details-regions") == "1 region above the threshold for pixels"
+        width, height, *hot = page.evaluate(STAGE, [430, 144])
+        # Nine screen pixels for each of the photograph's, not of the 16 that the model sees.
+        assert (width, height) == (9 * 64, 9 * 32)
+        assert hot != [250, 250, 250]
+        page.focus("#details-heat")
+        page.keyboard.press("Space")
+        page.wait_for_timeout(100)
+        assert page.evaluate(STAGE, [430, 144])[2:] == [250, 250, 250]
+        assert page.evaluate(STAGE, [100, 144])[2:] == [40, 40, 40]
+        # The box is a little outside of the bright half, and stays.
+        reds = [page.evaluate(STAGE, [x, 144])[2:] for x in range(275, 290)]
+        assert [229, 52, 43] in reds
+
+
+@pytest.mark.parametrize(
+    ("resize", "place"),
+    [
+        ("squash", [0, 0, 300, 200]),
+        ("keep", [0, 0, 300, 200]),
+        ("crop", [50, 0, 200, 200]),
+        ("pad", [0, -50, 300, 300]),
+    ],
+)
+def test_a_map_lies_where_the_model_looked(browser, site, resize, place):
+    with opened(browser, site) as page:
+        found = page.evaluate(
+            f"""async () => {{
+                const {{ placeOfMap }} = await import("./page/stage.js");
+                return placeOfMap("{resize}", 300, 200);
+            }}"""
+        )
+    assert found == place
 
 
 def test_the_key_is_asked_for_until_it_is_right(browser, scorer, serve, picture):

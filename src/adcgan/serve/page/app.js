@@ -6,7 +6,7 @@ import { save, toCsv } from "./csv.js";
 import { budgets, isAnomalous, percent, short, thresholdFor } from "./decide.js";
 import { chosen, dropped, requests } from "./files.js";
 import { colours, drawScale, sharedTop } from "./heat.js";
-import { makeRow, paintRow, paintThumbs, showDetails } from "./rows.js";
+import { makeRow, paintRow, paintStage, paintThumbs, showDetails } from "./rows.js";
 
 const AT_A_TIME = 2;
 const PAGE_OF_ROWS = 60;
@@ -36,7 +36,7 @@ async function start() {
   }
   const { calibration, limits } = model;
   at("model").textContent =
-    `${model.detector}, images of ${model.image_size}×${model.image_size} pixels in ` +
+    `${model.detector}, ${sizeInWords(model)} in ` +
     `${model.channels === 1 ? "grey" : "colour"}, trained on ${model.n_train.toLocaleString()} normal ` +
     `images and calibrated on ${calibration.n.toLocaleString()} others.`;
   at("takes").textContent = `Up to ${limits.max_file_mb} MB and ${limits.max_megapixels} megapixels each. Any number: they are sent in turn.`;
@@ -45,6 +45,7 @@ async function start() {
   view.calibrated = calibration.n;
   view.colours = colours(model.heatmap_colours);
   view.opacity = model.heatmap_opacity;
+  view.resize = model.resize;
   drawScale(at("scale-bar"), view.colours);
   choices = budgets(calibration.n);
   at("budget").max = choices.length - 1;
@@ -53,6 +54,11 @@ async function start() {
     `${percent(model.smallest_fpr)}` + (calibration.n < 99 ? "; 1% would take 99." : ".");
   decideBy(model.fpr);
   pump();
+}
+
+function sizeInWords({ resize, image_size: size }) {
+  if (resize !== "keep") return `images of ${size}×${size} pixels`;
+  return size === null ? "images at their own size" : `images of up to ${size} pixels a side`;
 }
 
 function trouble(message) {
@@ -284,6 +290,7 @@ on("download", "click", () => {
   const done = items.filter((item) => item.row || item.error);
   save("scores.csv", toCsv(done, model.components, view.anomalous));
 });
+on("details-heat", "change", () => paintStage(view));
 on("details-close", "click", () => at("details").close());
 on("details", "close", () => (opened = null));
 on("details", "keydown", (event) => step({ ArrowRight: 1, ArrowLeft: -1 }[event.key] ?? 0));

@@ -2,7 +2,8 @@
 
 import { strip } from "./chart.js";
 import { short } from "./decide.js";
-import { drawHeat, drawPicture, drawRegions, pixels } from "./heat.js";
+import { drawHeat, drawPicture, pixels } from "./heat.js";
+import { drawStage } from "./stage.js";
 
 function element(name, className, text = "") {
   const node = document.createElement(name);
@@ -70,9 +71,9 @@ async function decoded(item) {
   return true;
 }
 
-/** Draw an item's pictures on two canvases, if they are still wanted once decoded. */
-async function drawPictures(item, [plain, hot], view, wanted = () => true) {
-  if (!(await decoded(item)) || !wanted()) return;
+/** Draw an item's pictures on two canvases. */
+async function drawPictures(item, [plain, hot], view) {
+  if (!(await decoded(item))) return;
   drawPicture(plain, item.picture);
   const gain = item.row.heatmap_top / view.top;
   drawHeat(hot, item.picture, item.map, gain, view.colours, view.opacity);
@@ -116,13 +117,18 @@ export async function showDetails(item, view, chartOf) {
       return line;
     }),
   );
-  const hasPictures = Boolean(item.row.picture);
-  for (const id of ["details-picture", "details-heat"]) at(id).hidden = !hasPictures;
-  const canvases = ["details-picture", "details-heat"].map((id) => at(id).querySelector("canvas"));
-  await drawPictures(item, canvases, view, () => detailed === item);
-  const regions = item.row.regions ?? [];
-  const many = regions.length === 1 ? "1 region" : `${regions.length} regions`;
-  at("details-regions").textContent =
-    "What the model saw" + (item.row.regions ? `, ${regions.length ? many : "no region"} marked` : "");
-  if (hasPictures && detailed === item) drawRegions(canvases[0], regions);
+  at("details-stage").hidden = !item.row.picture;
+  const { regions } = item.row;
+  const many = regions?.length === 1 ? "1 region" : `${regions?.length || "No"} regions`;
+  at("details-regions").textContent = regions ? `${many} above the threshold for pixels` : "";
+  await paintStage(view);
+}
+
+/** Draw the large picture of the item in the dialog. */
+export async function paintStage(view) {
+  const item = detailed;
+  if (!item || !(await decoded(item))) return;
+  const wanted = () => detailed === item;
+  const canvas = document.querySelector("#details-stage canvas");
+  await drawStage(canvas, item, view, document.getElementById("details-heat").checked, wanted);
 }
