@@ -7,6 +7,11 @@ from collections.abc import Iterable, Sequence
 from adcgan.benchmark.rows import Row
 
 _SPREAD = "± is the standard deviation over seeds, of the mean over classes where there is one."
+_PRETRAINED = (
+    "These use what a network learned from a million labelled photographs, of cats, dogs, "
+    "vehicles and clothes among others. The paper's systems learn from the normal images "
+    "alone, so figures of the two do not compare."
+)
 _INTERVAL = "The interval is Student's 95% interval over seeds"
 
 
@@ -30,6 +35,34 @@ def paper_notes(rows: Sequence[Row], split: str) -> list[str]:
     return notes + _provenance(rows)
 
 
+def category_notes(rows: Sequence[Row], pretrained: bool) -> list[str]:
+    """Return what goes with figures of photographs with defects, by category.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        As for `paper_notes`.
+    pretrained : bool
+        Whether their detectors were pretrained on other images.
+    """
+    left_out = {
+        f"{row['class']}, {row['detector']}: {line}"
+        for row in rows
+        for line in row["pixels_left_out"] or ()
+    }
+    unreadable = {
+        f"{row['class']}: {len(row['unreadable']):,} images could not be read and are left out."
+        for row in rows
+        if row["unreadable"]
+    }
+    return [
+        *([_PRETRAINED] if pretrained else []),
+        "± is the standard deviation over seeds; a figure without it is of one seed.",
+        *sorted(left_out | unreadable),
+        *_provenance(rows),
+    ]
+
+
 def pretrained_notes(rows: Sequence[Row]) -> list[str]:
     """Return what goes with figures of detectors that were pretrained on other images.
 
@@ -39,9 +72,7 @@ def pretrained_notes(rows: Sequence[Row]) -> list[str]:
         As for `paper_notes`.
     """
     return [
-        "These use what a network learned from a million labelled photographs, of cats, dogs, "
-        "vehicles and clothes among others. The paper's systems learn from the normal images "
-        "alone, so figures of the two do not compare.",
+        _PRETRAINED,
         _SPREAD,
         f"{_INTERVAL}.",
         *_provenance(rows),
