@@ -138,6 +138,7 @@ def _folder_cells(
     """Return the cells of a folder's categories, and say what they are."""
     from adcgan.benchmark.categories import find_categories
     from adcgan.benchmark.cells import plan_categories
+    from adcgan.data.layouts import beside_categories
     from adcgan.report.wording import printable
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
@@ -147,7 +148,9 @@ def _folder_cells(
     _refuse_for_folders("--split", split, "test")
     listed = ", ".join(printable(category.name) for category in categories)
     what = "1 category" if len(categories) == 1 else f"{len(categories):,} categories"
-    say(f"layout     of {printable(dataset)}, {what}: {listed}")
+    others = ", ".join(printable(name) for name in beside_categories(dataset))
+    left_out = f"; left out, without train/ and test/: {others}" if others else ""
+    say(f"layout     of {printable(dataset)}, {what}: {listed}{left_out}")
     return plan_categories(categories, **chosen)
 
 

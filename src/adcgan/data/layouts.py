@@ -67,6 +67,14 @@ def categories(data: str | os.PathLike[str]) -> dict[str, Path]:
     return {valid_name(path.name): path for path in inside}
 
 
+def beside_categories(data: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the folders in a folder of categories that are none."""
+    root, found = _root(data), set(categories(data).values())
+    if root in found:
+        return []
+    return [valid_name(path.name) for path in _subfolders(root) if path not in found]
+
+
 def part_listings(data: str | os.PathLike[str]) -> list[Listing]:
     """Return the training and the test images of every category, none for any other data.
 
