@@ -173,7 +173,7 @@ def test_training_sees_good_training_images_alone_and_no_label(
         return original(self, X, y, **options)
 
     monkeypatch.setattr(kind, "fit", fit)
-    more = ("--classes", "nut", "--max-train", 25)
+    more = ("--classes", "nut", "--max-train", 25, "--set", "validation_fraction=0.2")
     done("benchmark", "--dataset", root, *QUICK, *more, "--out", tmp_path / "R")
     ((images, y),) = seen
     assert (y, images.labels, images.types, images.masks) == (None, None, None, None)
