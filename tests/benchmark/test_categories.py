@@ -206,11 +206,12 @@ def test_what_no_figure_covers_is_said_and_in_the_row(root: Path, tmp_path: Path
     seeds = ("--seeds", "0-1")
     result = done("benchmark", "--dataset", root / "bolt", *QUICK, *seeds, "--out", out)
     lines = result.stderr.splitlines()
-    assert [line for line in lines if line.startswith("pixels ")] == [
-        "pixels     bolt, pixel-pca: The figures over pixels leave out what has no mask: "
-        "2 anomalous images have none (rip 2)."
+    assert [line for line in lines if line.startswith("left out ")] == [
+        "left out   bolt: The figures over pixels leave out what has no mask: "
+        "2 anomalous images have none (rip 2).",
+        "left out   bolt: 2 images could not be read and are left out; the first: "
+        "train/good/0.png.",
     ]
-    assert sum(line.startswith("skipped    bolt: 2 images") for line in lines) == 1
     row = read_rows(out)[0]
     assert row["unreadable"] == ["train/good/0.png", "test/hole/0.png"]
     assert (row["defects"]["rip"]["pixels"], row["pixels"]["n_masks"]) == (None, 2)
@@ -462,6 +463,13 @@ def test_categories_have_tables_of_their_own_beside_the_papers() -> None:
     assert mixed[:3] == alone
     assert all(table.figure for table in mixed[3:])
     assert all(table.figure for table in make_tables([row("nut")]))
+
+
+def test_the_notes_name_the_detectors_that_a_line_does_not_hold_for_all_of() -> None:
+    rows = [row("nut", pixels_left_out=["No mask."]), row("nut", detector="patch-pca")]
+    rows[1]["pixels_left_out"] = ["No mask.", "No maps."]
+    notes = make_tables(rows)[0].notes
+    assert {"nut: No mask.", "nut, patch-pca: No maps."} <= set(notes)
 
 
 def test_pretrained_detectors_have_tables_of_their_own() -> None:

@@ -45,21 +45,42 @@ def category_notes(rows: Sequence[Row], pretrained: bool) -> list[str]:
     pretrained : bool
         Whether their detectors were pretrained on other images.
     """
-    left_out = {
-        f"{row['class']}, {row['detector']}: {line}"
-        for row in rows
-        for line in row["pixels_left_out"] or ()
-    }
-    unreadable = {
-        f"{row['class']}: {len(row['unreadable']):,} images could not be read and are left out."
-        for row in rows
-        if row["unreadable"]
-    }
     return [
         *([_PRETRAINED] if pretrained else []),
         "± is the standard deviation over seeds; a figure without it is of one seed.",
-        *sorted(left_out | unreadable),
+        *left_out_lines(rows),
         *_provenance(rows),
+    ]
+
+
+def left_out_lines(rows: Iterable[Row]) -> list[str]:
+    """Say of photographs with defects which are in no figure, or in none over pixels.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        Rows of results; those of classes have nothing to say.
+
+    Returns
+    -------
+    list of str
+        Each line once, with its detectors where it does not hold for all of the category's.
+    """
+    detectors: dict[str, set[str]] = {}
+    said: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        category = row["class"]
+        lines = list(row.get("pixels_left_out") or ())
+        if names := row.get("unreadable"):
+            have = "1 image" if len(names) == 1 else f"{len(names):,} images"
+            lines.append(f"{have} could not be read and are left out; the first: {names[0]}.")
+        for line in lines:
+            said.setdefault((category, line), set()).add(row["detector"])
+        if row["error"] is None:
+            detectors.setdefault(category, set()).add(row["detector"])
+    return [
+        f"{category}{'' if of == detectors[category] else ', ' + ', '.join(sorted(of))}: {line}"
+        for (category, line), of in said.items()
     ]
 
 

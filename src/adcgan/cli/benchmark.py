@@ -90,7 +90,9 @@ def benchmark(
     """
     from adcgan.benchmark.categories import is_folder_set
     from adcgan.benchmark.cells import plan
+    from adcgan.benchmark.notes import left_out_lines
     from adcgan.benchmark.sweep import sweep
+    from adcgan.report.wording import printable
 
     chosen: dict[str, Any] = {
         "detectors": _settings_by_detector(_names(detectors), assignments or []),
@@ -122,7 +124,8 @@ def benchmark(
         print_json(outcome.rows)
     else:
         _show(outcome)
-    _say_what_is_left_out(outcome)
+    for line in left_out_lines(outcome.rows):
+        say(f"left out   {printable(line)}")
     _write_report(out)
     _account_for(outcome, out)
 
@@ -239,23 +242,6 @@ def _pixel_auroc(row: dict[str, Any]) -> str:
     """Return the figure over pixels, or "-" where there is none."""
     pixels = row.get("pixels")
     return f"{pixels['pixel_auroc']:.4f}" if pixels else "-"
-
-
-def _say_what_is_left_out(outcome: Outcome) -> None:
-    """Say which photographs of folders are in no figure, or in none over pixels; each line once."""
-    from adcgan.report.wording import counted, printable
-
-    lines: dict[str, None] = {}
-    for row in outcome.rows:
-        where = printable(f"{row['class']}")
-        for line in row.get("pixels_left_out") or ():
-            lines[f"pixels     {where}, {row['detector']}: {line}"] = None
-        names = row.get("unreadable") or ()
-        if names:
-            count = counted(len(names), "image")
-            lines[f"skipped    {where}: {count}, of which the first is {names[0]}"] = None
-    for line in lines:
-        say(line)
 
 
 def _write_report(out: Path) -> None:
