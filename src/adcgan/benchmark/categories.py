@@ -20,7 +20,7 @@ from adcgan.data import (
     training_listing,
 )
 from adcgan.data.folder import valid_name
-from adcgan.data.layouts import GOOD, TEST, TRAIN, categories, set_folder
+from adcgan.data.layouts import GOOD, TEST, TRAIN, categories, folder_name
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,17 +72,12 @@ def find_categories(data: str, names: Sequence[str] | None = None) -> list[Categ
         There is no such folder or category, or one that is wanted has no normal images to learn
         from, or not both normal and defective ones to be judged on.
     """
-    if data in FOLDER_SETS:
-        called = data
-        set_folder(data)
-    else:
-        if not os.path.isdir(os.path.expanduser(data)):
-            known = ", ".join([*DATASETS, *FOLDER_SETS])
-            raise InputError(
-                f"The 'dataset' parameter must be one of {known}, or a folder. "
-                f"Got {valid_name(data)!r} instead."
-            )
-        called = valid_name(os.path.basename(os.path.realpath(os.path.expanduser(data))))
+    if data not in FOLDER_SETS and not os.path.isdir(os.path.expanduser(data)):
+        known = ", ".join([*DATASETS, *FOLDER_SETS])
+        raise InputError(
+            f"The 'dataset' parameter must be one of {known}, or a folder. "
+            f"Got {valid_name(data)!r} instead."
+        )
     found = categories(data)
     if not found:
         raise InputError(
@@ -97,7 +92,7 @@ def find_categories(data: str, names: Sequence[str] | None = None) -> list[Categ
             )
     wanted = found if names is None else {name: found[name] for name in found if name in names}
     return [
-        Category(called, name, os.path.abspath(folder), _checked(folder))
+        Category(folder_name(data), name, os.path.abspath(folder), _checked(folder))
         for name, folder in wanted.items()
     ]
 

@@ -118,16 +118,17 @@ def _show(made: Sequence[Table]) -> None:
 def _show_league(made: Sequence[Table]) -> None:
     """Print tables that share their notes."""
     from adcgan.benchmark.formats import grid
+    from adcgan.report.wording import printable
 
     for table in made:
         typer.echo(table.title)
         columns, rows = grid(table)
         # A table for each data set and scheme leaves the width of a terminal to the figures.
         for (dataset, scheme), block in groupby(rows, key=lambda row: (row[0], row[1])):
-            typer.echo(f"\n{dataset}, {scheme}")
-            print_table(columns[2:], [row[2:] for row in block])
+            typer.echo(f"\n{printable(dataset)}, {scheme}")
+            print_table(columns[2:], [[printable(cell) for cell in row[2:]] for row in block])
     for note in made[0].notes:
-        typer.echo(note)
+        typer.echo(printable(note))
 
 
 def _plot(made: Sequence[Table], folder: Path) -> None:

@@ -62,9 +62,14 @@ def categories(data: str | os.PathLike[str]) -> dict[str, Path]:
     """
     root = _root(data)
     if _has(root, TRAIN, GOOD) or _has(root, TEST, GOOD):
-        return {valid_name(root.resolve().name): root}
+        return {folder_name(data): root}
     inside = [path for path in _subfolders(root) if _has(path, TRAIN) or _has(path, TEST)]
     return {valid_name(path.name): path for path in inside}
+
+
+def folder_name(data: str | os.PathLike[str]) -> str:
+    """Return what a folder is called, wherever a link of that name leads."""
+    return valid_name(os.path.basename(os.path.abspath(_root(data))))
 
 
 def beside_categories(data: str | os.PathLike[str]) -> list[str]:
@@ -221,7 +226,7 @@ def _subfolders(root: Path) -> list[Path]:
     try:
         with os.scandir(root) as scan:
             found = [item.path for item in scan if item.is_dir() and not is_left_out(item.name)]
-    except OSError:
+    except (OSError, ValueError):
         return []
     return [Path(path) for path in sorted(found)]
 
