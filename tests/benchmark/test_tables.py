@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from adcgan.benchmark import formats
+from adcgan.benchmark.lines import interval, mean_and_spread
 from adcgan.benchmark.published import published
-from adcgan.benchmark.tables import interval, make_tables, mean_and_spread, select
+from adcgan.benchmark.tables import make_tables, select
 from adcgan.cli import app
 from adcgan.errors import InputError
 from adcgan.report.comparison import bars_against_paper, scatter_against_paper

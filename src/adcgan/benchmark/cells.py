@@ -1,14 +1,16 @@
-"""A cell of the benchmark: one detector, trained once, on one class of one data set."""
+"""A cell of the benchmark: one detector, trained once, on one class or category of one set."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from adcgan.benchmark.protocol import PROTOCOLS, SCHEMES, SPLITS, protocol_settings
+from adcgan.benchmark.categories import Category
+from adcgan.benchmark.protocol import DEFECTS, PROTOCOLS, SCHEMES, SPLITS, protocol_settings
 from adcgan.data import DATASETS
 from adcgan.detectors import DETECTORS, Detector
 from adcgan.errors import InputError
@@ -26,11 +28,11 @@ class Cell:
     Parameters
     ----------
     dataset : str
-        A name in `adcgan.DATASETS`.
-    scheme : {"one-vs-all", "all-vs-one"}
-        Whether `class_` is the one normal or the one anomalous class.
-    class_ : int
-        The class's number.
+        A name in `adcgan.DATASETS`, or that of the folder that `category` is of.
+    scheme : {"one-vs-all", "all-vs-one", "defects"}
+        Whether `class_` is the one normal or the one anomalous class; "defects" with `category`.
+    class_ : int or None
+        The class's number; None with `category`.
     detector : str
         A name in `adcgan.DETECTORS`.
     settings : tuple of (str, value)
@@ -45,11 +47,13 @@ class Cell:
         Most images given to ``fit``.
     epochs : int or None
         The detector's ``epochs`` where it differs from the protocol's.
+    category : Category or None
+        The photographs, where the set has no classes.
     """
 
     dataset: str
     scheme: str
-    class_: int
+    class_: int | None
     detector: str
     settings: tuple[tuple[str, Setting], ...] = ()
     seed: int = 0
@@ -57,20 +61,35 @@ class Cell:
     split: str = "test"
     max_train: int | None = None
     epochs: int | None = None
+    category: Category | None = None
 
     @property
     def key(self) -> str:
         """A name for the cell that is the same on every machine and usable as a file name."""
         text = json.dumps(self.identity(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return f"{self.dataset}-{self.scheme}-{self.class_}-{self.detector}-{self.seed}-{digest}"
+        dataset, class_ = _plain(self.dataset), _plain(str(self.identity()["class"]))
+        return f"{dataset}-{self.scheme}-{class_}-{self.detector}-{self.seed}-{digest}"
+
+    @property
+    def class_name(self) -> str:
+        """What people call the class or the category."""
+        if self.category is not None:
+            return self.category.name
+        assert self.class_ is not None
+        return DATASETS[self.dataset].class_names[self.class_]
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the row, JSON-ready, by the names that rows use."""
+        """Return what decides the row, JSON-ready, by the names that rows use.
+
+        A category is the ``class`` of its rows, and ``images`` says which files it had.
+        """
+        category = self.category
         return {
             "dataset": self.dataset,
             "scheme": self.scheme,
-            "class": self.class_,
+            "class": self.class_ if category is None else category.name,
+            **({} if category is None else {"images": category.images}),
             "detector": self.detector,
             "settings": self.all_settings(),
             "seed": self.seed,
@@ -145,8 +164,7 @@ def plan(
                 f"The 'classes' parameter must hold numbers from 0 to {n_classes - 1} for "
                 f"{dataset}. Got {class_} instead."
             )
-    if max_train is not None and max_train < 1:
-        raise InputError(f"The 'max_train' parameter must be at least 1. Got {max_train} instead.")
+    _check_max_train(max_train)
     first = Cell(dataset, scheme, 0, "", (), 0, protocol, split, max_train)
     changed = _changed(first, detectors, epochs)
     return [
@@ -155,6 +173,59 @@ def plan(
         for class_ in (range(n_classes) if classes is None else classes)
         for name, (settings, its_epochs) in changed.items()
     ]
+
+
+def plan_categories(
+    categories: Sequence[Category],
+    *,
+    detectors: Mapping[str, Mapping[str, Setting]],
+    seeds: Sequence[int],
+    max_train: int | None = None,
+    epochs: int | None = None,
+) -> list[Cell]:
+    """Return the cells of a sweep over folders, all categories of a seed before the next seed.
+
+    Parameters
+    ----------
+    categories : sequence of Category
+        As `adcgan.benchmark.categories.find_categories` returns them; one cell each.
+    detectors, seeds, max_train, epochs
+        As for `plan`. What equals the detector's default is dropped.
+
+    Raises
+    ------
+    InputError
+        A name or a parameter is not as described.
+    """
+    _check_max_train(max_train)
+    changed = _changed(Cell("", DEFECTS, None, ""), detectors, epochs)
+    return [
+        Cell(
+            category.dataset,
+            DEFECTS,
+            None,
+            name,
+            settings,
+            seed,
+            max_train=max_train,
+            epochs=its_epochs,
+            category=category,
+        )
+        for seed in seeds
+        for category in categories
+        for name, (settings, its_epochs) in changed.items()
+    ]
+
+
+def _check_max_train(max_train: int | None) -> None:
+    """Refuse to learn from nothing."""
+    if max_train is not None and max_train < 1:
+        raise InputError(f"The 'max_train' parameter must be at least 1. Got {max_train} instead.")
+
+
+def _plain(name: str) -> str:
+    """Return what of a name can be part of a file's name everywhere."""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:40]
 
 
 def _changed(
@@ -166,7 +237,7 @@ def _changed(
     for name, given in detectors.items():
         _one_of("detectors", name, DETECTORS)
         _check_protocol(name, like)
-        cell = Cell(like.dataset, like.scheme, 0, name, protocol=like.protocol)
+        cell = Cell(like.dataset, like.scheme, like.class_, name, protocol=like.protocol)
         usual = make_detector(cell).get_params()
         asked = dict(given)
         if epochs is not None and "epochs" in usual:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from adcgan.benchmark.tables import MISSING, SEEDS_FOR_A_CLAIM, Line, Table
+from adcgan.benchmark.lines import MISSING, SEEDS_FOR_A_CLAIM, Line, Table
 from adcgan.data import DATASETS
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
@@ -39,8 +39,10 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     columns : list of str
         The first two are the data set and the scheme.
     rows : list of list of str
-        One for each line.
+        One for each line; of categories, one for each category, with a column for each detector.
     """
+    if table.figure:
+        return _pivoted(table)
     subject = _SUBJECTS[table.number]
     columns = ["data", "scheme", *subject, "method", "settings", "seeds"]
     columns += ["ours", "95% interval", *(() if table.league else ("paper",))]
@@ -53,6 +55,17 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
         for line in table.lines
     ]
     return columns, rows
+
+
+def _pivoted(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Return a table of categories with its detectors side by side."""
+    methods = list(dict.fromkeys((line.detector, line.settings) for line in table.lines))
+    by_subject: dict[tuple[str, str, str], list[str]] = {}
+    for line in table.lines:
+        place = (line.dataset, line.scheme, line.subject)
+        by_subject.setdefault(place, []).append(_ours(line))
+    headings = [name + (f" ({settings})" if settings else "") for name, settings in methods]
+    return ["data", "scheme", "category", *headings], [[*k, *v] for k, v in by_subject.items()]
 
 
 def markdown(tables: Iterable[Table]) -> str:
@@ -75,7 +88,7 @@ def comma_separated(tables: Iterable[Table]) -> str:
             low, high = line.interval or (None, None)
             writer.writerow(
                 {
-                    "table": table.number,
+                    "table": table.figure or table.number,
                     "league": table.league,
                     "protocol": table.protocol,
                     "split": table.split,

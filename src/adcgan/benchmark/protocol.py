@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from adcgan.detectors import Detector
 
 SCHEMES = ("one-vs-all", "all-vs-one")
+# Not of classes: a folder says which photographs are normal and which have defects.
+DEFECTS = "defects"
 SPLITS = ("test", "development")
 PROTOCOLS = ("paper", "released")
 
@@ -69,15 +71,18 @@ def protocol_settings(detector: type[Detector], scheme: str, protocol: str) -> d
     detector : type
         A value in `adcgan.DETECTORS`.
     scheme, protocol : str
-        Of `SCHEMES` and `PROTOCOLS`.
+        Of `SCHEMES`, or `DEFECTS`, and of `PROTOCOLS`.
 
     Returns
     -------
     dict
         The paper's epochs under `scheme`, ``min_steps=0`` where there is such a parameter (the
         epochs are the paper's, however few the images), and what "released" needs. A detector
-        that is not the paper's keeps its own steps.
+        that is not the paper's keeps its own steps. Nothing for `DEFECTS`, of which the paper has
+        none: every detector is what ``adcgan fit`` makes.
     """
+    if scheme == DEFECTS:
+        return {}
     chosen = dict(_SCHEME_SETTINGS.get((detector.name, scheme), {}))
     if "min_steps" in detector.rules() and not detector.own_steps:
         chosen["min_steps"] = 0
@@ -134,7 +139,7 @@ def official_partition(
     """
     normal = np.flatnonzero(is_anomalous(train_labels, scheme, class_) == 0)
     return Partition(
-        train=_subset(normal, max_train, seed),
+        train=subset(normal, max_train, seed),
         evaluation=np.arange(len(test_labels)),
         source="test",
         labels=is_anomalous(test_labels, scheme, class_),
@@ -168,15 +173,15 @@ def development_partition(
     held_out = min(round(DEVELOPMENT_SHARE * len(normal_rows)), DEVELOPMENT_CAP)
     judged = np.sort(np.concatenate([normal_rows[:held_out], anomalous_rows[:DEVELOPMENT_CAP]]))
     return Partition(
-        train=_subset(np.sort(normal_rows[held_out:]), max_train, seed),
+        train=subset(np.sort(normal_rows[held_out:]), max_train, seed),
         evaluation=judged,
         source="train",
         labels=anomalous[judged],
     )
 
 
-def _subset(rows: NDArray[np.intp], most: int | None, seed: int) -> NDArray[np.intp]:
-    """Return at most `most` of `rows`, ascending; fewer are always among more."""
+def subset(rows: NDArray[np.intp], most: int | None, seed: int) -> NDArray[np.intp]:
+    """Return at most `most` of `rows`, ascending, drawn by `seed`; fewer are always among more."""
     if most is None or most >= len(rows):
         return rows
     return np.sort(_shuffled(rows, seed, _SUBSET)[:most])

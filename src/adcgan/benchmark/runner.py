@@ -19,10 +19,16 @@ from numpy.typing import NDArray
 
 import adcgan
 from adcgan.benchmark.audit import WARNING, audited_images, released_assessment
+from adcgan.benchmark.categories import category_images
 from adcgan.benchmark.cells import Cell, make_detector
 from adcgan.benchmark.evaluation import evaluate
 from adcgan.benchmark.metrics import auroc, summary
-from adcgan.benchmark.protocol import Partition, development_partition, official_partition
+from adcgan.benchmark.protocol import (
+    Partition,
+    development_partition,
+    official_partition,
+    subset,
+)
 from adcgan.benchmark.rows import Row
 from adcgan.data import DATASETS, ImageSet, load_named
 from adcgan.detectors import ADCGAN, Detector
@@ -34,9 +40,12 @@ from adcgan.training.runlog import RUN_FILE
 
 CELLS_FOLDER = "cells"
 _EXPECTED = (InputError, MissingExtraError, DivergedError)
+_FIGURES = ("auroc", "auroc_ci95", "average_precision", "fpr95", "components", "variants")
+# What rows of photographs with defects have besides.
+_OF_DEFECTS = ("at_threshold", "defects", "pixels", "pixels_left_out")
 # What a row without a result leaves empty.
 _RESULTS = (
-    *("auroc", "auroc_ci95", "average_precision", "fpr95", "components", "variants"),
+    *_FIGURES,
     *("parameters", "epochs", "n_train", "n_test", "seconds", "resumed", "device", "threads"),
     *("instructions", "precision", "cuda_graphs"),
 )
@@ -52,10 +61,13 @@ class Material:
         Normal images without labels: all that ``fit`` is given.
     evaluation : ImageSet
         Labelled 1 (anomalous) and 0 (normal).
+    unreadable : tuple of str
+        The files of a folder that are in neither because they cannot be read.
     """
 
     train: ImageSet
     evaluation: ImageSet
+    unreadable: tuple[str, ...] = ()
 
 
 def run_cell(
@@ -98,24 +110,18 @@ def run_cell(
     run_dir = cell_folder(cell, folder)
     resumed = run_dir.exists()
     detector = make_detector(cell, device)
-    train = load_named(cell.dataset, "train", image_size=detector.image_size)
-    # The development split must not so much as load the test images.
-    test = None
-    if cell.split == "test":
-        test = load_named(cell.dataset, "test", image_size=detector.image_size)
-    material = cell_images(cell, train, test)
+    material = _material(cell, detector)
     detector.fit(
         material.train, run_dir=run_dir, resume=True, progress=progress, cuda_graphs=cuda_graphs
     )
     if cell.protocol == "released":
-        assert test is not None
-        figures = _released_figures(cell, detector, train, test)
+        figures = _released_figures(cell, detector)
     else:
-        figures = _figures(detector, material.evaluation)
+        figures = _figures(cell, detector, material)
     return {
         "key": cell.key,
         **cell.identity(),
-        "class_name": DATASETS[cell.dataset].class_names[cell.class_],
+        "class_name": cell.class_name,
         **figures,
         "parameters": detector.get_params(),
         "epochs": getattr(detector, "epochs", None),
@@ -146,8 +152,9 @@ def error_row(cell: Cell, error: str, trace: str | None = None) -> Row:
     return {
         "key": cell.key,
         **cell.identity(),
-        "class_name": DATASETS[cell.dataset].class_names[cell.class_],
+        "class_name": cell.class_name,
         **dict.fromkeys(_RESULTS),
+        **dict.fromkeys(() if cell.category is None else (*_OF_DEFECTS, "unreadable")),
         "commit": commit(),
         "versions": versions(),
         "date": _now(),
@@ -160,6 +167,27 @@ def error_row(cell: Cell, error: str, trace: str | None = None) -> Row:
 def cell_folder(cell: Cell, folder: Path) -> Path:
     """Return where the run of a cell lies while it is under way."""
     return folder / CELLS_FOLDER / cell.key
+
+
+def _material(cell: Cell, detector: Detector) -> Material:
+    """Load the images of a cell."""
+    if cell.category is not None:
+        train, test = category_images(cell.category, detector)
+        unreadable = tuple(item.name for part in (train, test) for item in part.skipped)
+        if cell.max_train is not None:
+            train = train.select(subset(np.arange(len(train)), cell.max_train, cell.seed))
+        return Material(train, test, unreadable)
+    # The development split must not so much as load the test images.
+    return cell_images(
+        cell,
+        _load(cell, detector, "train"),
+        _load(cell, detector, "test") if cell.split == "test" else None,
+    )
+
+
+def _load(cell: Cell, detector: Detector, split: str) -> ImageSet:
+    """Load one split of a cell's data set."""
+    return load_named(cell.dataset, split, image_size=detector.image_size)
 
 
 def cell_images(cell: Cell, train: ImageSet, test: ImageSet | None) -> Material:
@@ -203,16 +231,22 @@ def _judged(source: ImageSet, part: Partition) -> ImageSet:
     return replace(images, labels=part.labels, class_names=["normal", "anomalous"])
 
 
-def _figures(detector: Detector, images: ImageSet) -> Row:
+def _figures(cell: Cell, detector: Detector, material: Material) -> Row:
     """Return what the detector achieves on labelled images."""
+    images = material.evaluation
     metrics = evaluate(detector, images).metrics
-    names = ("auroc", "auroc_ci95", "average_precision", "fpr95", "components", "variants")
-    return {name: metrics[name] for name in names} | {"n_test": len(images)}
+    figures = {name: metrics[name] for name in _FIGURES} | {"n_test": len(images)}
+    if cell.category is None:
+        return figures
+    figures |= {name: metrics[name] for name in _OF_DEFECTS}
+    return figures | {"unreadable": list(material.unreadable)}
 
 
-def _released_figures(cell: Cell, detector: Detector, train: ImageSet, test: ImageSet) -> Row:
+def _released_figures(cell: Cell, detector: Detector) -> Row:
     """Return what the release's evaluation gives, the anomalous training images included."""
     assert isinstance(detector, ADCGAN)
+    assert cell.class_ is not None
+    train, test = (_load(cell, detector, split) for split in ("train", "test"))
     images = audited_images(test, train, cell.scheme, cell.class_)
     labels, components = released_assessment(detector, *images, seed=cell.seed)
     metrics = summary(labels, normality_score(components, detector.lam, detector.rho))
@@ -255,7 +289,9 @@ def _in_force(run_dir: Path) -> Row:
 def _remarks(cell: Cell) -> Row:
     """Return where the images come from, and what a reader must know beside the figures."""
     source, notes = "scikit-learn", []
-    if DATASETS[cell.dataset].hub_id is not None:
+    if cell.category is not None:
+        source = "folder"
+    elif DATASETS[cell.dataset].hub_id is not None:
         source = "$ADCGAN_DATA" if os.environ.get("ADCGAN_DATA") else "hub"
     if cell.dataset == "cifar10" and source == "$ADCGAN_DATA":
         notes.append("CIFAR-10 from $ADCGAN_DATA, a local copy that may be re-encoded")

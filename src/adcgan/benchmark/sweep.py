@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from adcgan.benchmark.categories import prepare_categories
 from adcgan.benchmark.cells import Cell, make_detector
 from adcgan.benchmark.rows import ROWS_FILE, Row, RowsFile, latest, read_rows
 from adcgan.benchmark.runner import CELLS_FOLDER, cell_folder
@@ -79,8 +80,8 @@ def sweep(
     Raises
     ------
     InputError
-        The folder holds something else, another sweep is at work in it, the device is not there
-        or the data set cannot be read.
+        The folder holds something else, another sweep is at work in it, the device is not there,
+        or the data set or one of its masks cannot be read.
     MissingExtraError
         Ray is asked for and not installed.
     """
@@ -148,9 +149,13 @@ def _record(
 
 def _prepare_data(cells: Sequence[Cell]) -> None:
     """Decode the images once, before many processes want them, and say early if they lack."""
+    prepare_categories(
+        (cell.category, make_detector(cell)) for cell in cells if cell.category is not None
+    )
     wanted = {
         (cell.dataset, split, make_detector(cell).image_size)
         for cell in cells
+        if cell.category is None
         for split in (("train", "test") if cell.split == "test" else ("train",))
     }
     for dataset, split, image_size in sorted(wanted, key=str):

@@ -1,26 +1,23 @@
-"""Rows of results as the paper's Tables 1, 3 and 4: our figures beside the paper's."""
+"""Rows of results as the paper's Tables 1, 3 and 4, beside its figures, and as tables of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from adcgan.benchmark.audit import WARNING
+from adcgan.benchmark.category_tables import category_tables
+from adcgan.benchmark.lines import MISSING, Line, Table, line_of
 from adcgan.benchmark.notes import paper_notes, pretrained_notes
-from adcgan.benchmark.protocol import SCHEMES
+from adcgan.benchmark.protocol import DEFECTS, SCHEMES
 from adcgan.benchmark.published import AVERAGE, Subject, published
 from adcgan.benchmark.rows import Row, latest
 from adcgan.data import DATASETS
 from adcgan.detectors import DETECTORS
 from adcgan.errors import InputError
 
-# Below this many seeds nothing is said of how sure a figure is.
-SEEDS_FOR_A_CLAIM = 3
-MISSING = "missing"
 _TITLES = {
     1: "Table 1: AUROC (%), mean over classes",
     3: "Table 3: AUROC (%) of every class",
@@ -39,74 +36,11 @@ _Group = tuple[str, str, str, str]
 _Values = dict[tuple[int, int], float]
 
 
-@dataclass(frozen=True)
-class Line:
-    """One figure of ours beside the paper's.
-
-    Attributes
-    ----------
-    dataset, scheme, detector : str
-        What was measured.
-    subject : str
-        "average" over classes, the number of one class, or a variant of the score.
-    settings : str
-        What differs from the benchmark's defaults, "" if nothing does.
-    seeds : tuple of int
-        The seeds that `ours` is the mean of.
-    ours, spread : float or None
-        Mean and standard deviation over seeds in percent; no spread with one seed.
-    interval : tuple of float or None
-        Student's 95% interval of the mean over seeds, from `SEEDS_FOR_A_CLAIM` seeds on.
-    paper : float or None
-        The paper's figure in percent.
-    state : str
-        Why there is no figure of ours: "missing", or how many of the classes there are.
-    """
-
-    dataset: str
-    scheme: str
-    subject: str
-    detector: str
-    settings: str = ""
-    seeds: tuple[int, ...] = ()
-    ours: float | None = None
-    spread: float | None = None
-    interval: tuple[float, float] | None = None
-    paper: float | None = None
-    state: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """One of the paper's tables, or one like it for another league.
-
-    Attributes
-    ----------
-    number : int
-        1, 3 or 4; of another league, that of the paper's table with the same subjects.
-    title : str
-        What it shows; says so first if the figures are no honest ones.
-    lines : sequence of Line
-        In the paper's order.
-    notes : sequence of str
-        What a reader must know beside the figures.
-    protocol, split : str
-        What all rows behind it have in common.
-    league : str
-        "" for the paper's tables, else the `Detector.league` of its detectors.
-    """
-
-    number: int
-    title: str
-    lines: Sequence[Line]
-    notes: Sequence[str] = field(default=())
-    protocol: str = "paper"
-    split: str = "test"
-    league: str = ""
-
-
 def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test") -> list[Table]:
     """Return Tables 1, 3 and 4; after them, where such rows are, those of pretrained detectors.
+
+    Rows of photographs with defects, by category, have tables of their own, which come last. Where
+    there are no others, those are all.
 
     Figures of one protocol and split never stand beside those of another. An average over some
     of the classes is never shown: the line says how many there are. Rows whose settings differ
@@ -129,6 +63,16 @@ def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test
     """
     rows = latest(rows)
     _refuse_mixture(rows, protocol, split)
+    photographs = [row for row in rows if row["scheme"] == DEFECTS]
+    of_categories = category_tables(photographs, _settings)
+    if photographs and len(photographs) == len(rows):
+        return of_categories
+    rows = [row for row in rows if row["scheme"] != DEFECTS]
+    return _tables_of_classes(rows, protocol, split) + of_categories
+
+
+def _tables_of_classes(rows: Sequence[Row], protocol: str, split: str) -> list[Table]:
+    """Return the paper's tables, and those of pretrained detectors."""
     pretrained = [row for row in rows if _league(row)]
     own = [row for row in rows if not _league(row)]
     groups, notes = _grouped(own), paper_notes(own, split)
@@ -161,25 +105,6 @@ def _league(row: Row) -> str:
 def select(rows: Iterable[Row], protocol: str, split: str) -> list[Row]:
     """Return the rows of one protocol and split."""
     return [row for row in rows if row["protocol"] == protocol and row["split"] == split]
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean, and the standard deviation of a sample if there is more than one value."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values)), spread
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's 95% interval of the mean, None below `SEEDS_FOR_A_CLAIM` values.
-
-    Equal values have none either: a detector without randomness is not surer for more seeds.
-    """
-    mean, spread = mean_and_spread(values)
-    n = len(values)
-    if n < SEEDS_FOR_A_CLAIM or not spread:
-        return None
-    half = float(stdtrit(n - 1, 0.975)) * spread / n**0.5
-    return mean - half, mean + half
 
 
 def _refuse_mixture(rows: Sequence[Row], protocol: str, split: str) -> None:
@@ -224,7 +149,7 @@ def _classes(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
         for class_ in range(len(DATASETS[dataset].class_names)):
             by_seed = {seed: value for (c, seed), value in values.items() if c == class_}
             subject = (dataset, scheme, str(class_), detector)
-            lines.append(_line(subject, settings, by_seed, paper.get(subject), MISSING))
+            lines.append(line_of(subject, settings, by_seed, paper.get(subject), MISSING))
     return sorted(lines, key=_order)
 
 
@@ -263,26 +188,7 @@ def _average(group: _Group, subject: str, values: _Values, paper: Mapping[Subjec
     most = max(map(len, by_seed.values()), default=0)
     state = f"{most} of {total} classes" if most else MISSING
     key = (dataset, scheme, subject, detector)
-    return _line(key, settings, whole, paper.get(key), state)
-
-
-def _line(
-    key: Subject,
-    settings: str,
-    by_seed: Mapping[int, float],
-    paper: float | None,
-    state: str,
-) -> Line:
-    """Return a line from one value for each seed; `state` is for none."""
-    dataset, scheme, subject, detector = key
-    if not by_seed:
-        return Line(dataset, scheme, subject, detector, settings, paper=paper, state=state)
-    seeds = tuple(sorted(by_seed))
-    values = [by_seed[seed] for seed in seeds]
-    mean, spread = mean_and_spread(values)
-    return Line(
-        dataset, scheme, subject, detector, settings, seeds, mean, spread, interval(values), paper
-    )
+    return line_of(key, settings, whole, paper.get(key), state)
 
 
 def _absent(paper: Mapping[Subject, float], groups: Iterable[_Group]) -> list[Line]:

@@ -116,7 +116,9 @@ app.command(
 app.command(
     epilog="Examples: adcgan benchmark --dataset mnist --detectors adcgan,alad --out results/mnist"
     "\n\nadcgan benchmark --dataset digits --detectors adcgan,pixel-pca --classes 0-2 --seeds 0 "
-    "--set adcgan.width=0.25 --epochs 2 --out results/digits"
+    "--set adcgan.width=0.25 --epochs 2 --out results/digits\n\n"
+    "adcgan benchmark --dataset mvtec --classes bottle,cable --detectors patch-pca "
+    "--out results/mvtec"
 )(benchmark.benchmark)
 app.command(
     epilog="Example: adcgan tables results/mnist --format markdown --out tables.md --plots plots"

@@ -1,4 +1,4 @@
-"""``adcgan benchmark``: train and judge detectors on the classes of a data set."""
+"""``adcgan benchmark``: train and judge detectors on the classes of a set, or on folders."""
 
 from __future__ import annotations
 
@@ -14,29 +14,42 @@ from adcgan.cli.terminal import print_json, print_table, say
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
+    from adcgan.benchmark.cells import Cell
     from adcgan.benchmark.sweep import Outcome
 
 
 def benchmark(
-    dataset: Annotated[str, typer.Option(help="A named set; see 'adcgan data list'.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="A named set (see 'adcgan data list'), or a folder with train/good/, test/good/ "
+            "and test/DEFECT/ in it, or one of several such folders (categories)."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="The folder for the rows of results; goes on with what is there.")
     ],
     scheme: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="one-vs-all: the class is normal, the others anomalous. all-vs-one: the reverse."
+            help="Of a set with classes. one-vs-all, the default: the class is normal, the others "
+            "anomalous. all-vs-one: the reverse."
         ),
-    ] = "one-vs-all",
+    ] = None,
     detectors: Annotated[
         str, typer.Option(metavar="A,B", help="Names, as 'adcgan detectors' lists them.")
     ] = "adcgan",
     classes: Annotated[
-        str | None, typer.Option(metavar="0-9", help="Class numbers; every class if not given.")
+        str | None,
+        typer.Option(
+            metavar="0-9",
+            help="Class numbers, or A,B: categories of a folder. Every one if not given.",
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(metavar="0-2", help="A reported figure takes 3.")] = "0-2",
     epochs: Annotated[
-        int | None, typer.Option(help="Instead of the paper's; the warm-up has its own parameter.")
+        int | None,
+        typer.Option(help="Instead of the usual ones; the warm-up has its own parameter."),
     ] = None,
     max_train: Annotated[
         int | None, typer.Option(help="Train on this many images at most.", min=1)
@@ -68,28 +81,36 @@ def benchmark(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Train and judge detectors, one cell for each class, detector and seed.
+    """Train and judge detectors, one cell for each class or category, detector and seed.
 
     Finished cells are skipped, and a sweep that was stopped goes on when the same command is given
     again. A cell that fails is a row with its error and does not stop the others; the exit code is
     then 1, or 3 if all that failed diverged. OUT/report.html and 'adcgan tables OUT' show the
     figures.
     """
+    from adcgan.benchmark.categories import is_folder_set
     from adcgan.benchmark.cells import plan
+    from adcgan.benchmark.notes import left_out_lines
     from adcgan.benchmark.sweep import sweep
+    from adcgan.report.wording import printable
 
-    names = _names(detectors)
-    cells = plan(
-        dataset=dataset,
-        scheme=scheme,
-        classes=None if classes is None else numbers("--classes", classes),
-        detectors=_settings_by_detector(names, assignments or []),
-        seeds=numbers("--seeds", seeds),
-        protocol=protocol,
-        split=split,
-        max_train=max_train,
-        epochs=epochs,
-    )
+    chosen: dict[str, Any] = {
+        "detectors": _settings_by_detector(_names(detectors), assignments or []),
+        "seeds": numbers("--seeds", seeds),
+        "max_train": max_train,
+        "epochs": epochs,
+    }
+    if is_folder_set(dataset):
+        cells = _folder_cells(dataset, classes, scheme, protocol, split, chosen)
+    else:
+        cells = plan(
+            dataset=dataset,
+            scheme=scheme or "one-vs-all",
+            classes=None if classes is None else numbers("--classes", classes),
+            protocol=protocol,
+            split=split,
+            **chosen,
+        )
     outcome = sweep(
         cells,
         out,
@@ -103,8 +124,46 @@ def benchmark(
         print_json(outcome.rows)
     else:
         _show(outcome)
+    for line in left_out_lines(outcome.rows):
+        say(f"left out   {printable(line)}")
     _write_report(out)
     _account_for(outcome, out)
+
+
+def _folder_cells(
+    dataset: str,
+    classes: str | None,
+    scheme: str | None,
+    protocol: str,
+    split: str,
+    chosen: dict[str, Any],
+) -> list[Cell]:
+    """Return the cells of a folder's categories, and say what they are."""
+    from adcgan.benchmark.categories import find_categories
+    from adcgan.benchmark.cells import plan_categories
+    from adcgan.data.layouts import beside_categories
+    from adcgan.report.wording import printable
+
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    categories = find_categories(dataset, names)
+    _refuse_for_folders("--scheme", scheme, None)
+    _refuse_for_folders("--protocol", protocol, "paper")
+    _refuse_for_folders("--split", split, "test")
+    listed = ", ".join(printable(category.name) for category in categories)
+    what = "1 category" if len(categories) == 1 else f"{len(categories):,} categories"
+    others = ", ".join(printable(name) for name in beside_categories(dataset))
+    left_out = f"; left out, without train/ and test/: {others}" if others else ""
+    say(f"layout     of {printable(dataset)}, {what}: {listed}{left_out}")
+    return plan_categories(categories, **chosen)
+
+
+def _refuse_for_folders(option: str, given: str | None, usual: str | None) -> None:
+    """Refuse what has a meaning for sets with classes alone."""
+    if given != usual:
+        raise InputError(
+            f"{option} must be left out where --dataset is a folder, which says itself what is "
+            f"normal and what is for testing. Got {given!r} instead."
+        )
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -160,19 +219,29 @@ def _settings_by_detector(
 
 def _show(outcome: Outcome) -> None:
     """Print one line for each cell."""
+    from adcgan.report.wording import printable
+
+    of_defects = any("pixels" in row for row in outcome.rows)
     print_table(
-        ["class", "detector", "settings", "seed", "AUROC"],
+        ["class", "detector", "settings", "seed", "AUROC", *(["pixel AUROC"] * of_defects)],
         [
             [
-                f"{row['class']}",
+                printable(f"{row['class']}"),
                 row["detector"],
                 ", ".join(f"{key}={value}" for key, value in row["settings"].items()),
                 f"{row['seed']}",
                 "failed" if row["auroc"] is None else f"{row['auroc']:.4f}",
+                *([_pixel_auroc(row)] * of_defects),
             ]
             for row in outcome.rows
         ],
     )
+
+
+def _pixel_auroc(row: dict[str, Any]) -> str:
+    """Return the figure over pixels, or "-" where there is none."""
+    pixels = row.get("pixels")
+    return f"{pixels['pixel_auroc']:.4f}" if pixels else "-"
 
 
 def _write_report(out: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adcgan.cli import options
 from adcgan.cli.inputs import load_path, refuse_skipped
 from adcgan.cli.terminal import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from adcgan.data import Listing
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -85,7 +88,9 @@ def _pixels(row: dict[str, Any]) -> str:
     "adcgan data prepare cats-vs-dogs"
 )
 def prepare(
-    data: Annotated[str, typer.Argument(help="A folder of images, or a named set (all splits).")],
+    data: Annotated[
+        str, typer.Argument(help="A folder of images, a manifest, or a named set (all splits).")
+    ],
     image_size: Annotated[
         int | None, typer.Option(help="Height and width that images are resized to.")
     ] = None,
@@ -93,16 +98,24 @@ def prepare(
     strict: options.Strict = False,
     json: options.Json = False,
 ) -> None:
-    """Decode images into the cache ($ADCGAN_CACHE), so that later commands start at once."""
-    from adcgan.data import DATASETS, FOLDER_SETS, load_named
+    """Decode images into the cache ($ADCGAN_CACHE), so that later commands start at once.
+
+    Of a folder with train/good/ and test/ in it, or of several such folders, the training and the
+    test images are decoded, and the masks left out.
+    """
+    from adcgan.data import DATASETS, load_named
+    from adcgan.data.layouts import part_listings
     from adcgan.report.wording import counted, printable
 
-    if data in DATASETS or data in FOLDER_SETS:
+    if data in DATASETS:
         sets = [load_named(data, split, image_size=image_size) for split in ("train", "test")]
         for images in sets:
             refuse_skipped(images, strict)
     else:
-        sets = [load_path(data, image_size=image_size, resize=resize, strict=strict)]
+        parts: list[str | Listing] = [*part_listings(data)] or [data]
+        sets = [
+            load_path(part, image_size=image_size, resize=resize, strict=strict) for part in parts
+        ]
     result = [
         {
             "data": images.source,

@@ -26,8 +26,9 @@ def score(
     data: Annotated[
         str,
         typer.Argument(
-            help="Images: a folder, a file, an .npy or .npz file, or a named set's test split. "
-            "With --ray also .parquet files, and URIs such as s3://BUCKET/FOLDER."
+            help="Images: a folder, a file, a manifest (.csv, .parquet), an .npy or .npz file, or "
+            "a named set's test split. With --ray no manifest, but .parquet files of images, and "
+            "URIs such as s3://BUCKET/FOLDER."
         ),
     ],
     out: Annotated[

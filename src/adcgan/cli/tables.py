@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from adcgan.benchmark.tables import Line, Table
+    from adcgan.benchmark.lines import Line, Table
 
 
 def tables(
@@ -42,7 +42,8 @@ def tables(
 ) -> None:
     """Show Tables 1, 3 and 4 as in the paper: mean over seeds with its spread, and the paper's.
 
-    Detectors pretrained on other images stand in tables of their own, a separate league.
+    Detectors pretrained on other images stand in tables of their own, a separate league. So do
+    folders of photographs with defects: a row for each category, a column for each detector.
 
     Rows of the other protocol or split are left out, and counted. An average that lacks a class is
     not shown. What differs from the benchmark's own settings is in a column.
@@ -109,34 +110,38 @@ def _rows(sources: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _show(made: Sequence[Table]) -> None:
-    """Print the tables for people, and below those of each league its notes."""
-    for _, league in groupby(made, key=lambda table: table.league):
+    """Print the tables for people, and below those that share them their notes."""
+    for _, league in groupby(made, key=lambda table: (table.league, table.notes)):
         _show_league(list(league))
 
 
 def _show_league(made: Sequence[Table]) -> None:
     """Print tables that share their notes."""
     from adcgan.benchmark.formats import grid
+    from adcgan.report.wording import printable
 
     for table in made:
         typer.echo(table.title)
         columns, rows = grid(table)
         # A table for each data set and scheme leaves the width of a terminal to the figures.
         for (dataset, scheme), block in groupby(rows, key=lambda row: (row[0], row[1])):
-            typer.echo(f"\n{dataset}, {scheme}")
-            print_table(columns[2:], [row[2:] for row in block])
+            typer.echo(f"\n{printable(dataset)}, {scheme}")
+            print_table(columns[2:], [[printable(cell) for cell in row[2:]] for row in block])
     for note in made[0].notes:
-        typer.echo(note)
+        typer.echo(printable(note))
 
 
 def _plot(made: Sequence[Table], folder: Path) -> None:
     """Write bars of the averages, and every class of ours over the paper's."""
     make_folder(folder)
+    papers = {table.number: table for table in made if table.number and not table.league}
     averages, classes = (
-        [line for line in table.lines if line.ours is not None and line.paper is not None]
-        for table in made[:2]
+        [line for line in papers[number].lines if line.ours is not None and line.paper is not None]
+        if papers
+        else []
+        for number in (1, 3)
     )
-    warning = made[0].title.split("Table 1")[0]
+    warning = papers[1].title.split("Table 1")[0] if papers else ""
     for name, lines, draw in (("averages", averages, _bars), ("classes", classes, _scatter)):
         if not lines:
             say(f"no plot of {name}: nothing stands beside a figure of the paper")

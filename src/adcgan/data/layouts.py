@@ -7,7 +7,8 @@ Manifests (`adcgan.data.manifest`), and folders in two layouts. The one that ind
     test/DEFECT/NAME.png
     ground_truth/DEFECT/NAME_mask.png    or NAME.png; any image format
 
-and ``normal/`` beside ``anomalous/``.
+and ``normal/`` beside ``anomalous/``. A folder of several such sets holds categories: one model is
+of one of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from adcgan.data.classes import ANOMALOUS_FOLDER, NORMAL_FOLDER
-from adcgan.data.folder import FoundFile, list_files
+from adcgan.data.folder import FoundFile, is_left_out, list_files, valid_name
 from adcgan.data.listing import ListedImage, Listing
 from adcgan.data.manifest import is_manifest, read_manifest
 from adcgan.errors import InputError
@@ -45,6 +46,54 @@ def set_folder(name: str) -> Path:
     return folder
 
 
+def categories(data: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return the folders of a set in the industrial layout that a model each can be of, by name.
+
+    Parameters
+    ----------
+    data : path
+        A folder, or a name of `FOLDER_SETS`.
+
+    Returns
+    -------
+    dict of str to Path
+        The folder itself, if it has ``train/good/`` or ``test/good/``; else, in alphabetical
+        order, those folders in it that have ``train/`` or ``test/``. Empty for any other data.
+    """
+    root = _root(data)
+    if _has(root, TRAIN, GOOD) or _has(root, TEST, GOOD):
+        return {folder_name(data): root}
+    inside = [path for path in _subfolders(root) if _has(path, TRAIN) or _has(path, TEST)]
+    return {valid_name(path.name): path for path in inside}
+
+
+def folder_name(data: str | os.PathLike[str]) -> str:
+    """Return what a folder is called, wherever a link of that name leads."""
+    return valid_name(os.path.basename(os.path.abspath(_root(data))))
+
+
+def beside_categories(data: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the folders in a folder of categories that are none."""
+    root, found = _root(data), set(categories(data).values())
+    if root in found:
+        return []
+    return [valid_name(path.name) for path in _subfolders(root) if path not in found]
+
+
+def part_listings(data: str | os.PathLike[str]) -> list[Listing]:
+    """Return the training and the test images of every category, none for any other data.
+
+    What a category lacks is left out, and so are masks, which are no images to look at.
+    """
+    found: list[Listing | None] = []
+    for folder in categories(data).values():
+        # A set known by name keeps it.
+        part = data if data in FOLDER_SETS else folder
+        found += [training_listing(part)] if _has(folder, TRAIN, GOOD) else []
+        found += [judging_listing(part)] if _has(folder, TEST, GOOD) else []
+    return [listing for listing in found if listing is not None]
+
+
 def training_listing(data: str | os.PathLike[str]) -> Listing | None:
     """Return the normal images of data that says which they are, None for any other.
 
@@ -63,8 +112,8 @@ def training_listing(data: str | os.PathLike[str]) -> Listing | None:
     Raises
     ------
     InputError
-        If there is ``test/good/`` without ``train/good/``, the normal folder is empty, or the
-        manifest is wrong or has no such row.
+        If there is ``test/good/`` without ``train/good/``, the normal folder is empty, the folder
+        holds several categories, or the manifest is wrong or has no such row.
     """
     if is_manifest(data):
         listing = read_manifest(data)
@@ -85,6 +134,7 @@ def training_listing(data: str | os.PathLike[str]) -> Listing | None:
     elif _has(root, NORMAL_FOLDER) and _has(root, ANOMALOUS_FOLDER):
         inside = NORMAL_FOLDER
     else:
+        _refuse_several(data, root)
         return None
     images = [ListedImage(file, 0, split=TRAIN) for file in _files(root, inside)]
     source = f"{data} ({TRAIN})" if data in FOLDER_SETS else str(root / inside)
@@ -110,8 +160,8 @@ def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
     Raises
     ------
     InputError
-        If there is ``train/good/`` without ``test/good/``, or the manifest is wrong, has no such
-        row or one of them has no label.
+        If there is ``train/good/`` without ``test/good/``, the folder holds several categories,
+        or the manifest is wrong, has no such row or one of them has no label.
     """
     if is_manifest(data):
         listing = read_manifest(data)
@@ -133,6 +183,7 @@ def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
                 f"The folder {str(root)!r} must have {TEST}/{GOOD}/ beside {TRAIN}/{GOOD}/, and "
                 f"folders of defects in {TEST}/, to be evaluated on. It has none."
             )
+        _refuse_several(data, root)
         return None
     masks = _masks(root)
     images = []
@@ -168,6 +219,30 @@ def _not_empty(listing: Listing, rule: str) -> Listing:
 def _root(data: str | os.PathLike[str]) -> Path:
     """Return the folder meant by a path or by a name of `FOLDER_SETS`."""
     return set_folder(str(data)) if data in FOLDER_SETS else Path(data).expanduser()
+
+
+def _subfolders(root: Path) -> list[Path]:
+    """Return the folders in `root`, none where it is no folder or cannot be opened."""
+    try:
+        with os.scandir(root) as scan:
+            found = [item.path for item in scan if item.is_dir() and not is_left_out(item.name)]
+    except (OSError, ValueError):
+        return []
+    return [Path(path) for path in sorted(found)]
+
+
+def _refuse_several(data: str | os.PathLike[str], root: Path) -> None:
+    """Refuse a folder of categories where one is wanted."""
+    found = [path for path in _subfolders(root) if _has(path, TRAIN, GOOD)]
+    if not found:
+        return
+    names = [valid_name(path.name) for path in found]
+    listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    raise InputError(
+        f"The folder {valid_name(str(root))!r} holds categories ({listed}), and a model is of one: "
+        f"name that one's folder, such as {valid_name(str(found[0]))!r}. 'adcgan benchmark "
+        f"--dataset {valid_name(str(data))}' takes all of them."
+    )
 
 
 def _has(root: Path, *inside: str) -> bool:

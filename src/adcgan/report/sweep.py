@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from markupsafe import Markup
 
 from adcgan.benchmark.audit import WARNING
 from adcgan.benchmark.formats import grid
+from adcgan.benchmark.lines import MISSING, Line, Table
 from adcgan.benchmark.protocol import PROTOCOLS, SPLITS
+from adcgan.benchmark.published import AVERAGE
 from adcgan.benchmark.rows import Row, latest
-from adcgan.benchmark.tables import MISSING, Line, Table, make_tables, select
+from adcgan.benchmark.tables import make_tables, select
 from adcgan.data import DATASETS
 from adcgan.errors import InputError
 from adcgan.report.comparison import aurocs_by_class, bars_against_paper
@@ -37,7 +40,8 @@ def sweep_page(rows: Iterable[Row], name: str) -> Page:
     -------
     Page
         To be given to `adcgan.report.render`. Rows of different protocols or splits are on
-        sections of their own, and so are those of detectors pretrained on other images.
+        sections of their own, and so are those of detectors pretrained on other images and those
+        of each set of photographs with defects.
 
     Raises
     ------
@@ -82,12 +86,22 @@ def _verdict(
     text += f", and {counted(len(failed), 'cell')} that failed." if failed else "."
     for group, made in tables.items():
         for league in _leagues(made):
-            whole = [line for line in league[0].lines if line.ours is not None]
+            what, whole = _told(league[0])
             if whole:
                 told = "; ".join(f"{_what(line)} {line.ours:.1f}" for line in whole)
                 named = _named(*group) + (f", {league[0].league}" if league[0].league else "")
-                return f"{text} Mean AUROC over classes, in percent{named}: {told}."
+                return f"{text} {what}, in percent{named}: {told}."
     return f"{text} No average is whole: that takes every class."
+
+
+def _told(table: Table) -> tuple[str, list[Line]]:
+    """Return what the verdict says of a league's first table, and its figures."""
+    found = [line for line in table.lines if line.ours is not None]
+    if not table.figure:
+        return "Mean AUROC over classes", found
+    if len({line.subject for line in table.lines}) == 1:
+        return "AUROC of images", found
+    return "Mean AUROC over categories", [line for line in found if line.subject == AVERAGE]
 
 
 def _named(protocol: str, split: str) -> str:
@@ -124,8 +138,8 @@ def _facts(rows: Sequence[Row]) -> dict[str, str]:
 
 def _listed(rows: Iterable[Row], field: str) -> str:
     """Return the values that occur, numbers in their order, as text."""
-    found = sorted({row[field] for row in rows})
-    return ", ".join(map(str, found))
+    found = sorted({row[field] for row in rows}, key=lambda x: (isinstance(x, str), x))
+    return ", ".join(printable(str(value)) for value in found)
 
 
 def _versions(rows: Sequence[Row]) -> dict[str, str]:
@@ -139,8 +153,15 @@ def _versions(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _leagues(made: Sequence[Table]) -> list[list[Table]]:
-    """Return the tables by league, the paper's first, without one that nothing was run for."""
-    leagues = [list(league) for _, league in groupby(made, key=lambda table: table.league)]
+    """Return the tables by league, the paper's first, without one that nothing was run for.
+
+    Each set of photographs with defects is a league of its own.
+    """
+
+    def league_of(table: Table) -> tuple[str, str]:
+        return table.league, table.lines[0].dataset if table.figure else ""
+
+    leagues = [list(league) for _, league in groupby(made, key=league_of)]
     ran = [
         league
         for league in leagues
@@ -155,10 +176,13 @@ def _comparison(made: Sequence[Table], protocol: str, split: str) -> Section:
     title = "Results" if (protocol, split) == ("paper", "test") else f"Results: {protocol}, {split}"
     if made[0].league:
         anchor, title = f"{anchor}-pretrained", f"{title}, {made[0].league}"
+    if made[0].figure:
+        dataset = made[0].lines[0].dataset
+        anchor, title = f"{anchor}-{_in_anchor(dataset)}", f"{title}: {printable(dataset)}"
     tables = [part for table in made for part in _parts(table, anchor)]
     data = {
         "warning": f"This protocol {WARNING}." if protocol == "released" else "",
-        "plots": _plots(made),
+        "plots": [] if made[0].figure else _plots(made),
         "tables": tables,
         "notes": made[0].notes,
     }
@@ -168,16 +192,24 @@ def _comparison(made: Sequence[Table], protocol: str, split: str) -> Section:
 def _parts(table: Table, anchor: str) -> list[dict[str, Any]]:
     """Return a table for each data set and scheme that was run, without lines of nothing."""
     columns, rows = grid(table)
-    ran = [row for row, line in zip(rows, table.lines, strict=True) if line.state != MISSING]
+    if table.figure:
+        ran = rows
+    else:
+        ran = [row for row, line in zip(rows, table.lines, strict=True) if line.state != MISSING]
     return [
         {
-            "anchor": f"{anchor}-{table.number}-{dataset}-{scheme}",
-            "title": f"{table.title.removesuffix(':')}; {dataset}, {scheme}",
+            "anchor": f"{anchor}-{table.figure or table.number}-{_in_anchor(dataset)}-{scheme}",
+            "title": f"{table.title.removesuffix(':')}; {printable(dataset)}, {scheme}",
             "columns": columns[2:],
             "rows": [row[2:] for row in block],
         }
         for (dataset, scheme), block in groupby(ran, key=lambda row: (row[0], row[1]))
     ]
+
+
+def _in_anchor(dataset: str) -> str:
+    """Return the name of a set as a part of an anchor, in which no space may stand."""
+    return quote(dataset.replace(" ", "_"))
 
 
 def _plots(made: Sequence[Table]) -> list[dict[str, Any]]:
