@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +83,48 @@ def test_masks_and_regions_lie_where_the_photograph_is_broken(folder: Path) -> N
     # A fifth of new normal images may have a region; of five, not all.
     assert len({line["path"] for line in found if line["path"].startswith("fine")}) < 5
     assert (masks / "fine" / "0.png.png").is_file()
+
+
+def test_of_a_centre_square_they_are_still_in_pixels_of_the_photograph(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wide").mkdir()
+    wide = np.full((2 * SIDE, 4 * SIDE), 255, np.uint8)
+    square = np.asarray(Image.open(folder / "new" / "broken" / "0.png"))
+    wide[:, SIDE : 3 * SIDE] = square
+    Image.fromarray(wide).save(tmp_path / "wide" / "0.png")
+    run("fit", folder / "train", "--detector", "pixel-pca", "--image-size", SIDE, "--out",
+        tmp_path / "m", "--set", "resize=crop", "--set", "fpr=0.2",
+        "--set", "validation_fraction=0.3")  # fmt: skip
+    run("score", tmp_path / "m", tmp_path / "wide", "--out", tmp_path / "s.csv",
+        "--masks", tmp_path / "masks", "--regions", tmp_path / "r.csv")  # fmt: skip
+    first = rows(tmp_path / "r.csv")[0]
+    row, column, side = (2 * value for value in SQUARE)
+    assert row <= int(first["peak_row"]) < row + side
+    assert SIDE + column <= int(first["peak_column"]) < SIDE + column + side
+    with Image.open(tmp_path / "masks" / "0.png.png") as picture:
+        mask = np.asarray(picture)
+    assert mask.shape == wide.shape
+    assert not mask[:, :SIDE].any()
+    assert not mask[:, 3 * SIDE :].any()
+    assert mask[row + 2 : row + side - 2, SIDE + column + 2 : SIDE + column + side - 2].all()
+
+
+def test_the_report_of_an_evaluation_outlines_the_regions(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "new" / "fine", tmp_path / "parts" / "normal")
+    shutil.copytree(folder / "new" / "broken", tmp_path / "parts" / "anomalous")
+    run("evaluate", folder / "m", tmp_path / "parts", "--out", tmp_path / "e")
+    page = (tmp_path / "e" / "report.html").read_text(encoding="utf-8")
+    assert "around regions above the threshold for pixels" in page
+    assert "around what a mask calls a defect" not in page
+    address = re.findall(r'<img src="data:[^,]+,([^"]+)" alt="heatmap: anomalous/0.png"', page)[0]
+    with Image.open(io.BytesIO(base64.b64decode(address))) as picture:
+        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), 2, 0)
+    # Of no heatmap: red and blue without green.
+    line = np.argwhere(np.minimum(red, blue) - green > 80)
+    row, column, side = (2 * value for value in SQUARE)
+    assert len(line) > 40
+    assert np.abs(line.mean(0) - (row + side / 2, column + side / 2)).max() < 6
 
 
 def test_regions_in_python_are_those_of_a_loaded_model(folder: Path) -> None:

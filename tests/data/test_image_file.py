@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from adcgan.data.image_file import Target, decode_file, quiet_pillow
+from adcgan.data.image_file import Target, decode_file, decode_photograph, quiet_pillow
 from adcgan.errors import InputError
 
 SIZE = 16
@@ -161,6 +161,21 @@ def test_exif_orientation_is_applied_before_cropping() -> None:
     pixels = decode_file(file, Target(SIZE, "crop"))[0]
     assert pixels[: SIZE // 2 - 1].max() < 20
     assert pixels[SIZE // 2 + 1 :].min() > 235
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(1, (801, 600)), (3, (801, 600)), (6, (600, 801))]
+)
+def test_the_size_of_the_upright_photograph_is_told(
+    kind: str, orientation: int, size: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = saved(Image.new("L", (801, 600)), kind, exif=exif)
+    pixels, told = decode_photograph(file, Target(SIZE))
+    assert told == size
+    assert pixels.shape == (1, SIZE, SIZE)
 
 
 def test_broken_exif_does_not_cost_the_image() -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from adcgan.data import load_images
 from adcgan.data.masks import (
     longest_side,
+    photograph_map,
     read_mask,
     seen_map,
     seen_mask,
@@ -130,6 +131,20 @@ def test_a_map_comes_to_lie_where_the_image_was(
     assert np.mean((heat > 127) != mask) < 0.05
     shown = seen_photograph(str(path), resize, 1024)
     np.testing.assert_array_equal(shown[..., 0] > 127, mask)
+
+
+@pytest.mark.parametrize(("width", "height"), [(41, 20), (20, 41), (30, 30)])
+def test_a_map_of_the_whole_photograph_is_nought_where_the_model_did_not_look(
+    width: int, height: int
+) -> None:
+    heat = photograph_map(np.ones((16, 16), np.float32), width, height, "crop")
+    assert heat.shape == (height, width)
+    expected = np.zeros((height, width), bool)
+    side = min(width, height)
+    top, left = (height - side) // 2, (width - side) // 2
+    expected[top : top + side, left : left + side] = True
+    np.testing.assert_array_equal(heat == 1, expected)
+    np.testing.assert_array_equal(heat == 0, ~expected)
 
 
 def test_a_map_of_the_right_size_is_left_as_it_is() -> None:

@@ -98,6 +98,7 @@ def fitted(**changes):
         "get_params": lambda: {"width": 0.25, "resize": "squash"},
         "history_": history,
         "calibration_scores_": np.arange(12.0, 21.0),
+        "calibration_peaks_": None,
         "n_calibration_": 9,
         "n_train_": 81,
         "image_shape_": (1, 16, 16),

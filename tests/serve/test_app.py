@@ -146,7 +146,7 @@ def test_scores_are_the_same_alone_and_among_others(scorer, serve, picture):
 
 def test_a_heatmap_is_a_picture_of_the_models_size(site, picture):
     row = site.post("/v1/score?heatmap=true", **raw(picture(100, side=40))).json()["images"][0]
-    assert set(row) == {*KEYS, "heatmap", "heatmap_top", "regions"}
+    assert set(row) == {*KEYS, "width", "height", "heatmap", "heatmap_top", "regions"}
     assert as_array(row["heatmap"]).shape == (16, 16, 3)
     assert row["heatmap_top"] == 100
 
@@ -163,7 +163,8 @@ def test_heatmaps_can_be_put_on_one_scale(site, picture):
 def test_a_heatmap_comes_in_layers_too(site, picture):
     answer = site.post("/v1/score?heatmap=layers&heatmap_top=200", **raw(picture(100, side=40)))
     row = answer.json()["images"][0]
-    assert set(row) == {*KEYS, "picture", "map", "heatmap_top", "regions"}
+    shape = {"width", "height"}
+    assert set(row) == {*KEYS, *shape, "picture", "map", "heatmap_top", "regions"}
     assert (as_array(row["picture"]) == 100).all()
     assert as_array(row["picture"]).shape == (16, 16, 3)
     assert (as_array(row["map"]) == 128).all()
@@ -178,6 +179,41 @@ def test_regions_come_with_a_heatmap(site, picture):
     box = {"left": 0, "top": 0, "width": 16, "height": 16, "area": 256}
     assert region == {**box, "peak": 150, "peak_row": 0, "peak_column": 0}
     assert "regions" not in site.post("/v1/score", files=files).json()["images"][1]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("resize", "box"),
+    [
+        # The left half of 128×64 pixels is bright.
+        ("squash", (0, 0, 64, 64)),
+        ("keep", (0, 0, 64, 64)),
+        ("pad", (0, 0, 64, 64)),
+        # Of the centre square, which begins at column 32.
+        ("crop", (32, 0, 32, 64)),
+    ],
+)
+def test_regions_are_in_pixels_of_the_upright_photograph(scorer, serve, resize, box, turned):
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[:, :64] = 250
+    exif = Image.Exif()
+    if turned:
+        # Stored standing; upright is a quarter turn to the right.
+        exif[0x0112] = 6
+        pixels = np.rot90(pixels)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95, exif=exif)
+    scorer.resize = resize
+    scorer.get_params = lambda: {"image_size": None}
+    with serve(scorer) as site:
+        answer = site.post("/v1/score?heatmap=true", **raw(file.getvalue()))
+    row = answer.json()["images"][0]
+    assert (row["width"], row["height"]) == (128, 64)
+    (region,) = row["regions"]
+    found = [region[key] for key in ("left", "top", "width", "height")]
+    # A pixel of what the model sees is up to eight of the photograph.
+    assert np.abs(np.subtract(found, box)).max() <= 4
+    assert region["left"] >= (32 if resize == "crop" else 0)
 
 
 def test_a_model_of_before_regions_were_known_has_none():

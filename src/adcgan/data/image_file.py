@@ -37,6 +37,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,23 @@ def decode_file(file: str | IO[bytes], target: Target) -> NDArray[np.uint8]:
     Exception
         Whatever makes it unreadable; `reason` turns it into one line.
     """
+    return decode_photograph(file, target)[0]
+
+
+def decode_photograph(
+    file: str | IO[bytes], target: Target
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return what `decode_file` does, and the upright width and height that the file holds."""
     with Image.open(file, formats=_formats()) as image:
         _refuse_bomb(image)
+        stored = image.size
         _draft(image, target)
+        drafted = image.size != stored
         image.load()
-        return to_pixels(upright(image), target)
+        # Of a TIFF file the size is known once it is loaded, which turns it.
+        width, height = stored if drafted else image.size
+        size = (height, width) if _turn(image) in _SIDEWAYS else (width, height)
+        return to_pixels(upright(image), target), size
 
 
 def to_pixels(image: Image.Image, target: Target) -> NDArray[np.uint8]:
@@ -168,14 +181,19 @@ def to_pixels(image: Image.Image, target: Target) -> NDArray[np.uint8]:
 
 def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation of a loaded image."""
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what the EXIF orientation of a loaded image asks for."""
     # Read after loading: Pillow applies the tag of TIFF files itself then, and removes it.
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         # Broken metadata must not cost an image whose pixels are fine.
-        return image
-    transposition = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if transposition is None else image.transpose(transposition)
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
 @contextmanager

@@ -182,6 +182,30 @@ def seen_map(
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
+def photograph_map(
+    heat: NDArray[np.float32], width: int, height: int, resize: str
+) -> NDArray[np.float32]:
+    """Return an anomaly map of the whole photograph, 0 where the model did not look.
+
+    Parameters
+    ----------
+    heat, width, height, resize
+        As in `seen_map`.
+
+    Returns
+    -------
+    ndarray of float32, shape (height, width)
+    """
+    seen = seen_map(heat, width, height, resize, max(width, height))
+    rows, columns = seen.shape
+    if (rows, columns) == (height, width):
+        return seen
+    whole = np.zeros((height, width), np.float32)
+    left, top = _corner(width, height)
+    whole[top : top + rows, left : left + columns] = seen
+    return whole
+
+
 def seen_photograph(path: str, resize: str, longest: int) -> NDArray[np.uint8]:
     """Return the part of a photograph that a model sees, at its own size up to `longest`.
 
@@ -213,8 +237,14 @@ def _seen(picture: Image.Image, resize: str) -> Image.Image:
         return picture
     width, height = picture.size
     side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
+    left, top = _corner(width, height)
     return picture.crop((left, top, left + side, top + side))
+
+
+def _corner(width: int, height: int) -> tuple[int, int]:
+    """Return the first column and row of the centre square."""
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2
 
 
 def _levels(mask: Image.Image) -> NDArray[np.int64]:

@@ -20,7 +20,8 @@ from adcgan.data.masks import (
 from adcgan.data.ragged import Maps, gathered
 from adcgan.data.thumbnails import data_uri, photograph_uri, reduced
 from adcgan.errors import InputError
-from adcgan.report.pictures import outlined, overlay, to_uint8
+from adcgan.report.pictures import DEFECT, FOUND, outlined, overlay, to_uint8
+from adcgan.scoring.regions import region_mask
 
 if TYPE_CHECKING:
     from adcgan.benchmark import Evaluation
@@ -42,7 +43,8 @@ class Card:
     """One image on the page; addresses are ``data:`` ones, "" where there is no picture.
 
     `large` says whether the pictures are of the photograph's file, not of what the model saw;
-    `marked` whether its mask's outline is on the heatmap; `type` is that of the defect, or "".
+    `marked` whether its mask's outline is on the heatmap, `found` whether those of regions above
+    the threshold for pixels are; `type` is that of the defect, or "".
     """
 
     name: str
@@ -55,6 +57,7 @@ class Card:
     heatmap: str
     large: bool = False
     marked: bool = False
+    found: bool = False
     type: str = ""
 
 
@@ -104,13 +107,15 @@ def gallery(
     made = _joined([scored.reconstruction for scored in passes])
     heat = _joined([scored.anomaly_map for scored in passes])
     hottest = None if heat is None else hottest_value(heat)
+    threshold = None
+    if detector.calibration_peaks_ is not None:
+        threshold = detector.pixel_verdict(evaluation.assessment.verdict.fpr).threshold
     cards = {}
     for i, index in enumerate(wanted):
         row = int(images.positions[index])
         rebuilt = None if made is None else made[i].transpose(1, 2, 0)
-        shown = _shown(
-            detector, images, int(index), seen[i], rebuilt, None if heat is None else heat[i]
-        )
+        one_map = None if heat is None else heat[i]
+        shown = _shown(detector, images, int(index), seen[i], rebuilt, one_map, threshold)
         type_ = None if images.types is None else images.types[index]
         cards[int(index)] = Card(
             name=evaluation.assessment.names[row],
@@ -121,6 +126,7 @@ def gallery(
             type=type_ or "",
             large=shown.large,
             marked=shown.mask is not None and shown.heat is not None,
+            found=shown.found is not None,
             **shown.addresses(hottest),
         )
     rows = [Row(title, [cards[int(i)] for i in indexes]) for title, indexes in chosen.items()]
@@ -142,12 +148,13 @@ def _joined(parts: Sequence[NDArray[np.float32] | None]) -> Maps | None:
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """The pictures of one image, all of one height and width, and its mask."""
+    """The pictures of one image, its mask and what was found, all of one height and width."""
 
     image: NDArray[np.uint8]
     rebuilt: NDArray[np.floating] | None
     heat: NDArray[np.float32] | None
     mask: NDArray[np.bool_] | None = None
+    found: NDArray[np.bool_] | None = None
     large: bool = False
 
     def addresses(self, hottest: float | None) -> dict[str, str]:
@@ -155,13 +162,18 @@ class _Shown:
         picture = photograph_uri if self.large else _picture
         heatmap = ""
         if self.heat is not None and hottest is not None:
-            over = overlay(self.image, self.heat, hottest)
-            heatmap = picture(over if self.mask is None else outlined(over, self.mask))
+            heatmap = picture(self._outlined(overlay(self.image, self.heat, hottest)))
         return {
             "image": picture(self.image),
             "reconstruction": "" if self.rebuilt is None else picture(to_uint8(self.rebuilt)),
             "heatmap": heatmap,
         }
+
+    def _outlined(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Draw lines around what was found and, over them, around what the mask marks."""
+        if self.found is not None:
+            image = outlined(image, self.found, FOUND)
+        return image if self.mask is None else outlined(image, self.mask, DEFECT)
 
 
 def _shown(
@@ -171,6 +183,7 @@ def _shown(
     seen: NDArray[np.uint8],
     rebuilt: NDArray[np.floating] | None,
     heat: NDArray[np.float32] | None,
+    threshold: float | None,
 ) -> _Shown:
     """Return the pictures of an image: at its photograph's size, where that can still be read."""
     small = _Shown(seen, rebuilt, heat)
@@ -182,7 +195,7 @@ def _shown(
         image = seen_photograph(path, resize, _LONGEST_PHOTOGRAPH)
     except InputError:
         return small
-    if max(image.shape[:2]) <= max(seen.shape[:2]):
+    if max(image.shape[:2]) <= min(max(seen.shape[:2]), _LONGEST_SIDE):
         return small
     if seen.shape[2] == 1:
         # A model of grey images has not seen any colour.
@@ -192,6 +205,12 @@ def _shown(
         values = values.astype(np.float32, copy=False)
         return seen_map(values, width, height, resize, _LONGEST_PHOTOGRAPH)
 
+    found = None
+    if heat is not None and threshold is not None:
+        # At the photograph's own size, as `adcgan score --masks` has it, and then made smaller.
+        above = region_mask(seen_map(heat, width, height, resize, max(width, height)), threshold)
+        if above.any():
+            found = _reduced_mask(above, image.shape[1], image.shape[0])
     mask = None
     if images.masks is not None and (marked := images.masks[index]) is not None:
         mask = _reduced_mask(
@@ -204,6 +223,7 @@ def _shown(
         else np.dstack([at_size(part) for part in np.moveaxis(rebuilt, 2, 0)]),
         None if heat is None else at_size(heat),
         mask,
+        found,
         large=True,
     )
 

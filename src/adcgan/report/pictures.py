@@ -20,8 +20,10 @@ from adcgan.report.plots import COLOURS
 HEAT_COLOURS = "inferno"
 # How much of the picture the hottest pixel covers.
 _OPACITY = 0.8
-# Of no heatmap and few photographs; and how many pixels wide.
-_OUTLINE, _OUTLINE_WIDTH = (0, 229, 255), 2
+# Lines around what a mask calls a defect and around what was found: of no heatmap and few
+# photographs; and how many pixels wide.
+DEFECT, FOUND = (0, 229, 255), (255, 107, 255)
+_OUTLINE_WIDTH = 2
 
 
 def svg(
@@ -89,22 +91,26 @@ def overlay(
     return to_uint8((1 - opacity) * grey + opacity * colour)
 
 
-def outlined(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def outlined(
+    image: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int] = DEFECT
+) -> NDArray[np.uint8]:
     """Draw a line around the marked pixels of an image.
 
     Parameters
     ----------
-    image : ndarray of shape (H, W, 3), uint8
+    image : ndarray of shape (H, W, 1|3), uint8
     mask : ndarray of shape (H, W), bool
         True at the pixels to go around; they are left to be seen.
+    colour : (int, int, int)
+        Red, green and blue of the line, 0 to 255.
 
     Returns
     -------
     ndarray of shape (H, W, 3), uint8
     """
     around = scipy.ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=_OUTLINE_WIDTH)
-    picture = image.copy()
-    picture[around & ~mask] = _OUTLINE
+    picture = np.broadcast_to(image, (*mask.shape, 3)).copy()
+    picture[around & ~mask] = colour
     return picture
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from adcgan.data.masks import photograph_size, seen_map
+from adcgan.data.masks import photograph_map, photograph_size
 from adcgan.data.ragged import Maps
 from adcgan.data.thumbnails import png
 from adcgan.files import replacing
@@ -53,7 +53,7 @@ def regions_of(images: ImageSet, maps: Maps, resize: str, threshold: float) -> I
         What was scored.
     maps : ndarray of float32, shape (n, H, W), or Ragged of n
         Their anomaly maps. Those of images that were read from files are brought to the size of
-        the photograph, or of its centre square for ``resize="crop"``.
+        the photograph, with nothing anomalous where the model did not look (``resize="crop"``).
     resize : str
         How the model's images were made.
     threshold : float
@@ -62,7 +62,7 @@ def regions_of(images: ImageSet, maps: Maps, resize: str, threshold: float) -> I
     for i, (name, heat) in enumerate(zip(images.names, maps, strict=True)):
         if images.files is not None and images.resized:
             width, height = photograph_size(images.files[i])
-            heat = seen_map(heat, width, height, resize, max(width, height))
+            heat = photograph_map(heat, width, height, resize)
         yield Found(name, regions(heat, threshold), region_mask(heat, threshold))
 
 

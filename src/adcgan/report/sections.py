@@ -178,6 +178,7 @@ def pictures(detector: Scorer, images: ImageSet, evaluation: Evaluation) -> Sect
         "hottest": hottest,
         "large": any(card.large for card in cards),
         "marked": any(card.marked for card in cards),
+        "found": any(card.found for card in cards),
     }
     return Section("pictures", "Images", data)
 

@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +13,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import adcgan
-from adcgan.data.image_file import decode_file, quiet_pillow, reason
+from adcgan.data.image_file import decode_photograph, quiet_pillow, reason
+from adcgan.data.masks import photograph_map
 from adcgan.data.ragged import gathered
 from adcgan.scoring import Scorer, smallest_budget
+from adcgan.scoring.regions import Region, regions
 
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}
+
+
+class Decoded(NamedTuple):
+    """What the model sees of a photograph (C, H, W), and the photograph's own size, upright."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
 
 
 class Item(NamedTuple):
@@ -88,8 +97,8 @@ class ServedModel:
             answers[0].heat is not None,
         )
 
-    def decode(self, data: bytes) -> NDArray[np.uint8] | str:
-        """Return the pixels (C, H, W) of an image file, or in one line why there are none."""
+    def decode(self, data: bytes) -> Decoded | str:
+        """Return the pixels of an image file, or in one line why there are none."""
         try:
             with quiet_pillow():
                 # The head alone is read here; a file of few bytes can claim any size.
@@ -100,7 +109,8 @@ class ServedModel:
                         f"{width}×{height} pixels exceed the limit of "
                         f"{self._max_pixels / 1e6:g} megapixels (--max-megapixels)"
                     )
-                return decode_file(io.BytesIO(data), self._target)
+                pixels, size = decode_photograph(io.BytesIO(data), self._target)
+                return Decoded(pixels, *size)
         except Exception as error:
             # Broken files make decoders raise almost anything; each becomes a row, not a crash.
             return reason(error)
@@ -125,10 +135,17 @@ class ServedModel:
 
     def pixel_threshold(self, fpr: float | None) -> float | None:
         """Return the anomaly value above which pixels are anomalous; None without regions."""
-        # Regions are labelled by SciPy, which an exported file is scored without.
-        if self.scorer.calibration_peaks_ is None or find_spec("scipy") is None:
+        if self.scorer.calibration_peaks_ is None:
             return None
         return self.scorer.pixel_verdict(fpr).threshold
+
+    def regions(self, heat: NDArray[np.float32], image: Decoded, above: float) -> list[Region]:
+        """Return the regions of a map above a value, in pixels of the photograph."""
+        # No interpolated value is above the largest: what has none costs no large map.
+        if not (heat > np.array([above])).any():
+            return []
+        resize = self._target.resize
+        return regions(photograph_map(heat, image.width, image.height, resize), above)
 
     def describe(self) -> dict[str, Any]:
         """Return what ``GET /v1/model`` says, limits apart."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 class RegionRow(BaseModel):
     """Where an image is anomalous: pixels above the threshold that touch."""
 
-    left: int = Field(description="First column, in pixels of what the model saw.")
+    left: int = Field(description="First column, in pixels of the upright photograph.")
     top: int = Field(description="First row.")
     width: int
     height: int
@@ -29,6 +29,10 @@ class ImageRow(BaseModel):
     anomalous: bool | None = Field(description="Whether the score is above the threshold.")
     components: dict[str, float | None] | None = Field(description="The parts of the score.")
     error: str | None = Field(description="Why there is no score, in one line.")
+    width: int | None = Field(
+        default=None, description="With a heatmap: of the upright photograph, in pixels."
+    )
+    height: int | None = Field(default=None, description="Likewise.")
     heatmap: str | None = Field(
         default=None, description="With heatmap=true: a PNG in base64, at the model's size."
     )

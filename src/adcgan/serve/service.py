@@ -16,7 +16,6 @@ import numpy as np
 
 from adcgan.data.thumbnails import png
 from adcgan.scoring import Scorer, Verdict
-from adcgan.scoring.regions import regions
 from adcgan.serve.batching import Batcher
 from adcgan.serve.bodies import Upload
 from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError, Room
@@ -192,22 +191,23 @@ class Service:
         decoded = await asyncio.gather(*decoding)
         hold.release()
         waiting = {
-            i: self._batcher.submit(Item(pixels, heatmap != "false"))
-            for i, pixels in enumerate(decoded)
-            if not isinstance(pixels, str)
+            i: self._batcher.submit(Item(image.pixels, heatmap != "false"))
+            for i, image in enumerate(decoded)
+            if not isinstance(image, str)
         }
         results = dict(zip(waiting, await asyncio.gather(*waiting.values()), strict=True))
         rows: list[Row] = []
-        for i, pixels in enumerate(decoded):
-            if isinstance(pixels, str):
-                rows.append(_error_row(pixels))
+        for i, image in enumerate(decoded):
+            if isinstance(image, str):
+                rows.append(_error_row(image))
                 continue
             row = _row(results[i], verdict)
             heat = results[i].heat
             if heatmap != "false" and heat is not None:
-                row |= await self._in_decoder(_pictures, pixels, heat, heatmap, top)
+                row |= {"width": image.width, "height": image.height}
+                row |= await self._in_decoder(_pictures, image.pixels, heat, heatmap, top)
                 if above is not None:
-                    found = await self._in_decoder(regions, heat, above)
+                    found = await self._in_decoder(self.model.regions, heat, image, above)
                     row["regions"] = [asdict(region) for region in found[:MOST_REGIONS]]
             rows.append(row)
         return rows

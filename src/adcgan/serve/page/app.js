@@ -229,8 +229,9 @@ const chartOf = (marks) => chart(view.shape, view.threshold, marks, short);
 
 function open(item) {
   opened = item;
-  showDetails(item, view, chartOf);
+  // Opened first: the picture is drawn at the size that it has on the screen.
   at("details").showModal();
+  showDetails(item, view, chartOf);
 }
 
 /** Go to the next or the last image in the dialog. */
@@ -291,6 +292,7 @@ on("download", "click", () => {
   save("scores.csv", toCsv(done, model.components, view.anomalous));
 });
 on("details-heat", "change", () => paintStage(view));
+window.addEventListener("resize", () => opened && paintStage(view));
 on("details-close", "click", () => at("details").close());
 on("details", "close", () => (opened = null));
 on("details", "keydown", (event) => step({ ArrowRight: 1, ArrowLeft: -1 }[event.key] ?? 0));

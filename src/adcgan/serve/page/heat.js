@@ -47,16 +47,21 @@ export function drawHeat(canvas, picture, map, gain, table, most) {
   drawPicture(canvas, made);
 }
 
-/** Draw a box around each region. */
-export function drawRegions(canvas, regions) {
-  const context = canvas.getContext("2d");
-  const thickness = Math.max(1, Math.round(canvas.width / 200));
-  context.lineWidth = thickness;
-  context.strokeStyle = "#e5342b";
-  for (const { left, top, width, height } of regions) {
-    // Around the pixels, not over them.
-    const out = thickness / 2 + 1;
-    context.strokeRect(left - out, top - out, width + 2 * out, height + 2 * out);
+/** Draw a box around each region, `scale` screen pixels for each of the photograph's. */
+export function drawRegions(context, regions, scale) {
+  // Light on dark, to be seen on any photograph and any heatmap.
+  for (const [colour, thickness] of [["#000000a0", 4], ["#ff6bff", 2]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = thickness * devicePixelRatio;
+    // Around the pixels, not over them, but at the border of the canvas.
+    const out = 2 * devicePixelRatio;
+    const { width: right, height: bottom } = context.canvas;
+    for (const { left, top, width, height } of regions) {
+      const [x, y] = [Math.max(out, scale * left - out), Math.max(out, scale * top - out)];
+      const endX = Math.min(right - out, scale * (left + width) + out);
+      const endY = Math.min(bottom - out, scale * (top + height) + out);
+      context.strokeRect(x, y, endX - x, endY - y);
+    }
   }
 }
 

@@ -2,19 +2,21 @@
 
 import { drawRegions } from "./heat.js";
 
-// Of the longer side: more than a screen shows, and quickly drawn.
-const MOST_PIXELS = 1600;
+// From so many screen pixels for each of the photograph's on, those are to be seen as squares.
+const SQUARES_FROM = 4;
 
 let last = { item: null, photograph: null };
 
-/** Decode the file that was sent; what the model saw stands in where the browser cannot. */
+/** Decode the file that was sent; null where the browser cannot, or not as the service did. */
 async function photographOf(item) {
   if (last.item === item) return last.photograph;
-  last.photograph?.close?.();
-  last = { item, photograph: null };
-  const found = await createImageBitmap(item.file).catch(() => createImageBitmap(item.picture));
-  if (last.item === item) last.photograph = found;
-  return found;
+  (await last.photograph)?.close();
+  const decoding = createImageBitmap(item.file).then(
+    (found) => (found.width === item.row.width && found.height === item.row.height ? found : null),
+    () => null,
+  );
+  last = { item, photograph: decoding };
+  return decoding;
 }
 
 /** Where in a photograph, scaled to `width` and `height`, the map lies: left, top, width, height. */
@@ -24,46 +26,32 @@ export function placeOfMap(resize, width, height) {
   return [(width - side) / 2, (height - side) / 2, side, side];
 }
 
-/** Draw an item: grey under its heatmap if that is on, and its regions. */
+/** Draw an item at the size that it has on the screen: grey under its heatmap if that is on. */
 export async function drawStage(canvas, item, view, heatmap, wanted) {
   const photograph = await photographOf(item);
+  const seen = photograph ? null : await createImageBitmap(item.picture);
   if (!wanted()) return;
-  const longest = Math.max(photograph.width, photograph.height);
-  // What the model saw may be small: as many screen pixels for each, so that it stays sharp.
-  const scale = longest > MOST_PIXELS ? MOST_PIXELS / longest : Math.max(1, Math.floor(600 / longest));
-  canvas.width = Math.round(photograph.width * scale);
-  canvas.height = Math.round(photograph.height * scale);
-  canvas.style.setProperty("--aspect", canvas.width / canvas.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingEnabled = scale < 1;
-  context.drawImage(photograph, 0, 0, canvas.width, canvas.height);
+  const { width, height, regions } = item.row;
+  canvas.style.setProperty("--aspect", width / height);
+  canvas.width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
+  canvas.height = Math.max(1, Math.round((canvas.width * height) / width));
+  const context = canvas.getContext("2d");
+  const scale = canvas.width / width;
   const place = placeOfMap(view.resize, canvas.width, canvas.height);
+  context.imageSmoothingEnabled = scale < SQUARES_FROM;
+  context.imageSmoothingQuality = "high";
+  // What the model saw stands in, where it lies, for a photograph that cannot be shown.
+  if (photograph) context.drawImage(photograph, 0, 0, canvas.width, canvas.height);
+  else context.drawImage(seen, ...place);
   if (heatmap) {
-    toGrey(context);
+    context.globalCompositeOperation = "saturation";
+    context.fillStyle = "grey";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.globalCompositeOperation = "source-over";
     context.imageSmoothingEnabled = true;
     context.drawImage(colouredMap(item, view), ...place);
   }
-  const [left, top, width, height] = place;
-  const [x, y] = [width / item.map.width, height / item.map.height];
-  drawRegions(
-    canvas,
-    (item.row.regions ?? []).map((region) => ({
-      left: left + x * region.left,
-      top: top + y * region.top,
-      width: x * region.width,
-      height: y * region.height,
-    })),
-  );
-}
-
-function toGrey(context) {
-  const { width, height } = context.canvas;
-  const made = context.getImageData(0, 0, width, height);
-  for (let i = 0; i < made.data.length; i += 4) {
-    const grey = (made.data[i] + made.data[i + 1] + made.data[i + 2]) / 3;
-    made.data.fill(grey, i, i + 3);
-  }
-  context.putImageData(made, 0, 0);
+  drawRegions(context, regions ?? [], scale);
 }
 
 /** Return a map's colours on the shared scale, the more opaque the higher the value. */
