@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from adcgan.networks import layers
+from adcgan.networks import layers, spectral
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -148,7 +148,7 @@ def test_spectral_norm_is_torchs_over_several_steps(
     torch.manual_seed(0)
     theirs = parametrizations.spectral_norm(make())
     torch.manual_seed(9)
-    ours = layers.spectral_norm(make())
+    ours = spectral.spectral_norm(make())
     ours.load_state_dict(theirs.state_dict())  # the same names
     ours = ours.to(memory_format=memory_format)
     x = torch.randn(shape)
@@ -162,7 +162,7 @@ def test_spectral_norm_is_torchs_over_several_steps(
 
 def test_spectral_norm_gives_a_largest_singular_value_of_one() -> None:
     torch.manual_seed(0)
-    layer = layers.spectral_norm(nn.Linear(30, 20))
+    layer = spectral.spectral_norm(nn.Linear(30, 20))
     for _ in range(200):
         weight = layer.weight.detach()
     assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=1e-3)
