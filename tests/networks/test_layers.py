@@ -166,3 +166,35 @@ def test_spectral_norm_gives_a_largest_singular_value_of_one() -> None:
     for _ in range(200):
         weight = layer.weight.detach()
     assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_spectral_norms_of_a_network_together_are_those_of_its_layers(
+    memory_format: torch.memory_format,
+) -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        conv, last = (spectral.spectral_norm(make()) for make in (convolution, dense))
+        made = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 5), last)
+        return made.to(memory_format=memory_format)  # type: ignore[no-any-return, call-overload]
+
+    alone, together = network(), network()
+    norms = spectral.SpectralNorms(together)
+    x = torch.randn(4, 5, 6, 6)
+    for _ in range(3):
+        expected = outcome(alone, x)
+        with norms.shared():
+            found = outcome(together, x)
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-5)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(together.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_looks_at_a_weight_in_a_block_share_one_power_iteration() -> None:
+    torch.manual_seed(0)
+    layer = spectral.spectral_norm(nn.Linear(30, 20))
+    with spectral.SpectralNorms(layer).shared():
+        first, second = layer.weight, layer.weight
+    assert torch.equal(first, second)
+    assert not torch.equal(first, layer.weight)
