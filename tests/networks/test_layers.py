@@ -176,7 +176,7 @@ def test_spectral_norms_of_a_network_together_are_those_of_its_layers(
         torch.manual_seed(0)
         conv, last = (spectral.spectral_norm(make()) for make in (convolution, dense))
         made = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 5), last)
-        return made.to(memory_format=memory_format)  # type: ignore[no-any-return, call-overload]
+        return made.to(memory_format=memory_format)
 
     alone, together = network(), network()
     norms = spectral.SpectralNorms(together)

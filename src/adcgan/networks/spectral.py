@@ -122,7 +122,7 @@ class SpectralNorms:
         # All u, then all v, each in the order in which its weights lie in memory.
         sizes = [m.shape[0] for m in self._matrices] + [m.shape[1] for m in self._matrices]
         self._vectors = stored[0].new_empty(sum(sizes))
-        parts = self._vectors.split(sizes)
+        parts = torch.split_with_sizes(self._vectors, sizes)
         self._u, self._v = parts[: len(stored)], parts[len(stored) :]
         self._u_as_row, self._v_as_row = [[x[None] for x in y] for y in (self._u, self._v)]
         # The same memory beside the layers' buffers, which are in the order of dimensions.
