@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from adcgan.networks import layers
+from adcgan.networks import layers, spectral
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -148,7 +148,7 @@ def test_spectral_norm_is_torchs_over_several_steps(
     torch.manual_seed(0)
     theirs = parametrizations.spectral_norm(make())
     torch.manual_seed(9)
-    ours = layers.spectral_norm(make())
+    ours = spectral.spectral_norm(make())
     ours.load_state_dict(theirs.state_dict())  # the same names
     ours = ours.to(memory_format=memory_format)
     x = torch.randn(shape)
@@ -162,7 +162,39 @@ def test_spectral_norm_is_torchs_over_several_steps(
 
 def test_spectral_norm_gives_a_largest_singular_value_of_one() -> None:
     torch.manual_seed(0)
-    layer = layers.spectral_norm(nn.Linear(30, 20))
+    layer = spectral.spectral_norm(nn.Linear(30, 20))
     for _ in range(200):
         weight = layer.weight.detach()
     assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_spectral_norms_of_a_network_together_are_those_of_its_layers(
+    memory_format: torch.memory_format,
+) -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        conv, last = (spectral.spectral_norm(make()) for make in (convolution, dense))
+        made = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 5), last)
+        return made.to(memory_format=memory_format)
+
+    alone, together = network(), network()
+    norms = spectral.SpectralNorms(together)
+    x = torch.randn(4, 5, 6, 6)
+    for _ in range(3):
+        expected = outcome(alone, x)
+        with norms.shared():
+            found = outcome(together, x)
+        for mine, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-5)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(together.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_looks_at_a_weight_in_a_block_share_one_power_iteration() -> None:
+    torch.manual_seed(0)
+    layer = spectral.spectral_norm(nn.Linear(30, 20))
+    with spectral.SpectralNorms(layer).shared():
+        first, second = layer.weight, layer.weight
+    assert torch.equal(first, second)
+    assert not torch.equal(first, layer.weight)

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
@@ -43,7 +42,14 @@ from adcgan.losses import (
     relativistic_critic_loss,
     relativistic_generator_loss,
 )
-from adcgan.networks import Critic, Encoder, Generator, LatentCritic, default_latent_dim
+from adcgan.networks import (
+    Critic,
+    Encoder,
+    Generator,
+    LatentCritic,
+    SpectralNorms,
+    default_latent_dim,
+)
 from adcgan.progress import Progress
 from adcgan.scoring import (
     Components,
@@ -273,6 +279,10 @@ class _Steps:
         self.settings, self.latent_dim = model.settings, model.latent_dim
         self.encoder, self.generator = model.encoder, model.generator
         self.critic, self.latent_critic = model.critic, model.latent_critic
+        self.encoder_norms = SpectralNorms(model.encoder)
+        self.critic_norms = SpectralNorms(model.critic)
+        if model.latent_critic is not None:
+            self.latent_norms = SpectralNorms(model.latent_critic)
         self.update = optimizers.update
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
@@ -282,22 +292,29 @@ class _Steps:
     def warm_up(self, x: Tensor, rng: torch.Generator) -> None:
         """Train the autoencoder alone on L_AE."""
         del rng
-        x_hat = self.generator(self.encoder(x))
+        with self.encoder_norms.shared():
+            x_hat = self.generator(self.encoder(x))
         self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})
 
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
         """Train every network once."""
         z, fake = self._critic_steps(x, rng)
         self._generator_step(x, fake)
-        e_x = self.encoder(x)
+        with self.encoder_norms.shared():
+            e_x = self.encoder(x)
         losses = {}
         if self.latent_critic is not None:
             assert self.settings.latent != "none"
             on_z, on_e_x = latent_training_inputs(self.settings.latent, z, e_x.detach())
-            loss = latent_critic_loss(self.latent_critic(on_z), self.latent_critic(on_e_x))
-            self.update("latent_critic", {"adversarial": loss})
+            judge = self.latent_critic
+            with self.latent_norms.shared():
+                real = judge(on_z)
+            with self.latent_norms.shared():
+                fake = judge(on_e_x)
+            self.update("latent_critic", {"adversarial": latent_critic_loss(real, fake)})
             judged = latent_training_inputs(self.settings.latent, z, e_x)[1]
-            losses["latent"] = latent_encoder_loss(self.latent_critic(judged))
+            with self.latent_norms.shared():
+                losses["latent"] = latent_encoder_loss(judge(judged))
         losses["reconstruction"] = reconstruction_loss(x, self.generator(e_x))
         self.update("autoencoder", losses)
 
@@ -310,7 +327,7 @@ class _Steps:
             z = self._noise(x, rng)
             fake = self.generator(z)
             # Real and generated images are judged by the same weights: one spectral norm for both.
-            with parametrize.cached():
+            with self.critic_norms.shared():
                 on_real, on_fake = self.critic(x), self.critic(fake.detach())
                 query = self.critic.project(on_real.global_)
             self.update(
@@ -325,7 +342,7 @@ class _Steps:
 
     def _generator_step(self, x: Tensor, fake: Tensor) -> None:
         """Train the generator: Eq. 6 on pairs, and Eq. 1 on the features of generated images."""
-        with parametrize.cached():
+        with self.critic_norms.shared():
             with torch.no_grad():
                 on_real = self.critic(x)
             on_fake = self.critic(fake)

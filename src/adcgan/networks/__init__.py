@@ -4,6 +4,7 @@ from adcgan.networks.critic import Critic, CriticFeatures, SelfSupervisedCritic
 from adcgan.networks.encoder import Encoder, default_latent_dim
 from adcgan.networks.generator import Generator
 from adcgan.networks.latent import LatentCritic
+from adcgan.networks.spectral import SpectralNorms
 
 __all__ = [
     "Critic",
@@ -12,5 +13,6 @@ __all__ = [
     "Generator",
     "LatentCritic",
     "SelfSupervisedCritic",
+    "SpectralNorms",
     "default_latent_dim",
 ]

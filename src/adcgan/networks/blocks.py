@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
-from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, PReLU, spectral_norm
+from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, PReLU
+from adcgan.networks.spectral import spectral_norm
 
 STEM_CHANNELS = 64
 

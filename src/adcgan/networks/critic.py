@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
 from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
-from adcgan.networks.layers import spectral_norm
 from adcgan.networks.residual import residual_trunk
+from adcgan.networks.spectral import spectral_norm
 
 # The last two layers of a column are the last block: the local map is taken before it.
 COLUMNS = {

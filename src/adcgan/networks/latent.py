@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from adcgan.networks.layers import spectral_norm
+from adcgan.networks.spectral import spectral_norm
 
 
 class LatentCritic(nn.Module):

@@ -32,7 +32,8 @@ from adcgan.detectors.settings import (
 )
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
-from adcgan.networks.layers import Dropout, spectral_norm
+from adcgan.networks.layers import Dropout
+from adcgan.networks.spectral import spectral_norm
 from adcgan.scoring import Components, Scored, Shape
 from adcgan.training import (
     COLLAPSE,

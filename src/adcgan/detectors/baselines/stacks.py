@@ -15,7 +15,8 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 
 from adcgan.networks.blocks import scaled
-from adcgan.networks.layers import Dropout, spectral_norm
+from adcgan.networks.layers import Dropout
+from adcgan.networks.spectral import spectral_norm
 
 Norm = Literal["none", "later", "all"]
 Weighted = TypeVar("Weighted", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)

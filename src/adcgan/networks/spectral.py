@@ -1,0 +1,239 @@
+"""Spectral norms: the weights of a layer, or of all layers of a network, divided by theirs.
+
+Each layer keeps torch's names of parameters and buffers, so weights are interchangeable with those
+of `torch.nn.utils.parametrizations.spectral_norm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from adcgan.networks.memory_order import is_channels_last, rows
+
+Normalised = TypeVar("Normalised", nn.Conv2d, nn.Linear)
+
+# Power iterations before training, as many as torch takes.
+SETTLING_STEPS = 15
+# What a norm is taken for at least, as in torch.
+EPS = 1e-12
+
+
+def spectral_norm(layer: Normalised) -> Normalised:
+    """Return `layer` with its weight divided by its largest singular value.
+
+    As `torch.nn.utils.parametrizations.spectral_norm`: one power iteration for each look at the
+    weight in training mode. Weights are read in the order they lie in memory, and the gradient
+    takes two passes over them.
+    """
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight.detach()))
+    return layer
+
+
+class SpectralNorm(nn.Module):
+    """The division of a weight (out, …) by its spectral norm, by power iteration.
+
+    Parameters
+    ----------
+    weight : Tensor (out, in) or (out, in, k, k)
+        The weight to begin with.
+
+    Attributes
+    ----------
+    given : Tensor or None
+        The normalised weight, while `SpectralNorms` provides it.
+    """
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        matrix = weight.flatten(1)
+        self.register_buffer("_u", F.normalize(torch.randn(matrix.shape[0]), dim=0))
+        self.register_buffer("_v", F.normalize(torch.randn(matrix.shape[1]), dim=0))
+        self.given: Tensor | None = None
+        for _ in range(SETTLING_STEPS):
+            self._iterate(matrix, self._v)
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor, v: Tensor) -> None:
+        """Take a step of the power iteration from `v`, which is changed in place with `_u`."""
+        F.normalize(matrix @ v, dim=0, eps=EPS, out=self._u)
+        F.normalize(self._u @ matrix, dim=0, eps=EPS, out=v)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return weight / σ(weight), in the half precision of autocast where that is on."""
+        if self.given is not None:
+            return self.given
+        matrix = rows(weight.detach())
+        shape = weight.shape[1:]
+        v = rows(self._v.view(1, *shape), like=weight)[0]
+        if self.training:
+            v = v.clone()
+            self._iterate(matrix, v)
+            self._v.copy_(_plain(v, shape, like=weight))
+        u = self._u.clone()
+        sigma = u @ matrix @ v
+        if not torch.is_grad_enabled():
+            return weight / sigma
+        (normalised,) = _normalise(torch.cat([u, v]), [sigma], weight)
+        return normalised
+
+    def vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return views of u (out,) and v (in, …), the latter in the shape of a row of `weight`."""
+        return self._u, self._v.view(weight.shape[1:])
+
+
+class SpectralNorms:
+    """The spectral norms of all layers of a network, taken together.
+
+    The layers' own norms take about twenty small operations for each look at a weight, where the
+    time of a small operation is that of its start. Here the steps that are not products are taken
+    for all layers at once.
+
+    Parameters
+    ----------
+    network : Module
+        Where it lies from now on. Of layers that `spectral_norm` did not normalise it keeps the
+        weights that they compute.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._norms: list[SpectralNorm] = []
+        self._weights: list[Tensor] = []
+        for module in network.modules():
+            if isinstance(module, parametrize.ParametrizationList) and isinstance(
+                norm := module[0], SpectralNorm
+            ):
+                self._norms.append(norm)
+                self._weights.append(module.original)
+        if not self._norms:
+            return
+        stored = [weight.detach() for weight in self._weights]
+        self._matrices = [rows(weight) for weight in stored]
+        # All u, then all v, each in the order in which its weights lie in memory.
+        sizes = [m.shape[0] for m in self._matrices] + [m.shape[1] for m in self._matrices]
+        self._vectors = stored[0].new_empty(sum(sizes))
+        parts = torch.split_with_sizes(self._vectors, sizes)
+        self._u, self._v = parts[: len(stored)], parts[len(stored) :]
+        self._u_as_row, self._v_as_row = [[x[None] for x in y] for y in (self._u, self._v)]
+        # The same memory beside the layers' buffers, which are in the order of dimensions.
+        self._v_shaped = [_shaped(v, like=w) for v, w in zip(self._v, stored, strict=True)]
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Take one power iteration, and give all looks at the weights in the block its results."""
+        with parametrize.cached():
+            if self._norms:
+                sigmas = self._iterate()
+                normalised = _normalise(self._vectors.clone(), sigmas, *self._weights)
+                for norm, weight in zip(self._norms, normalised, strict=True):
+                    norm.given = weight
+            try:
+                yield
+            finally:
+                for norm in self._norms:
+                    norm.given = None
+
+    @torch.no_grad()
+    def _iterate(self) -> list[Tensor]:
+        """Take a step of the power iteration; return the largest singular values, () each."""
+        pairs = zip(self._norms, self._weights, strict=True)
+        kept_u, kept_v = zip(*(norm.vectors(weight) for norm, weight in pairs), strict=True)
+        torch._foreach_copy_(self._v_shaped, kept_v)
+        for matrix, u, v in zip(self._matrices, self._u, self._v, strict=True):
+            torch.mv(matrix, v, out=u)
+        _to_length_one(self._u)
+        for matrix, u, v in zip(self._matrices, self._u_as_row, self._v_as_row, strict=True):
+            torch.mm(u, matrix, out=v)
+        # uᵀWv with v = Wᵀu/‖Wᵀu‖.
+        sigmas = _to_length_one(self._v)
+        torch._foreach_copy_([*kept_u, *kept_v], [*self._u, *self._v_shaped])
+        return sigmas
+
+
+def _to_length_one(vectors: tuple[Tensor, ...]) -> list[Tensor]:
+    """Divide vectors by their lengths, in place; return the lengths."""
+    lengths = list(torch._foreach_norm(vectors))
+    torch._foreach_clamp_min_(lengths, EPS)
+    torch._foreach_div_(vectors, lengths)
+    return lengths
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: Tensor, sigmas: list[Tensor], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Divide weights by their σ; `vectors` are all u, then all v, in the order of memory."""
+        ctx.save_for_backward(vectors, *sigmas, *weights)
+        kind = weights[0].device.type
+        normalised = torch._foreach_div(weights, sigmas)
+        if torch.is_autocast_enabled(kind):
+            half = [torch.empty_like(w, dtype=torch.get_autocast_dtype(kind)) for w in weights]
+            torch._foreach_copy_(half, normalised)
+            return tuple(half)
+        return tuple(normalised)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """With σ = uᵀWv and G the gradient of W/σ: G/σ − ⟨G/σ, W⟩/σ · uvᵀ."""
+        n = len(gradients)
+        vectors, *saved = ctx.saved_tensors
+        sigmas, weights = saved[:n], saved[n:]
+        parts = vectors.split([len(w) for w in weights] + [w[0].numel() for w in weights])
+        outs = _divided(gradients, sigmas, weights)
+        shares = [torch.dot(_flat(o), _flat(w)) for o, w in zip(outs, weights, strict=True)]
+        torch._foreach_div_(shares, sigmas)
+        scaled = torch._foreach_mul(parts[:n], shares)
+        for out, u, v in zip(outs, scaled, parts[n:], strict=True):
+            rows(out).addr_(u, v, alpha=-1)
+        return None, None, *outs
+
+
+_normalise: Callable[..., tuple[Tensor, ...]] = _Normalise.apply
+
+
+def _divided(
+    gradients: tuple[Tensor, ...], sigmas: list[Tensor], weights: list[Tensor]
+) -> list[Tensor]:
+    """Return gradient/σ of each weight, of its type and lying in memory as it does."""
+    alike = all(
+        g.dtype == w.dtype and g.stride() == w.stride()
+        for g, w in zip(gradients, weights, strict=True)
+    )
+    if alike:
+        return list(torch._foreach_div(gradients, sigmas))
+    outs = [torch.empty_like(weight) for weight in weights]
+    torch._foreach_copy_(outs, gradients)
+    torch._foreach_div_(outs, sigmas)
+    return outs
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Return a tensor without gaps as a vector, in the order of memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _shaped(v: Tensor, like: Tensor) -> Tensor:
+    """Return a row of `rows(like)` in the shape (in, …) that it has there."""
+    shape = like.shape[1:]
+    if is_channels_last(like):
+        return v.view(*shape[1:], shape[0]).permute(2, 0, 1)
+    return v.view(shape)
+
+
+def _plain(v: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
+    """Return a row of `rows(like)`, of weights of `shape` each, in the order (in, k, k)."""
+    if is_channels_last(like):
+        return v.view(*shape[1:], shape[0]).permute(2, 0, 1).flatten()
+    return v
