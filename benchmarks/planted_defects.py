@@ -1,10 +1,10 @@
 """Whether a detector finds a defect that was drawn into a normal image, and points at it.
 
-A detector learns from two thirds of DATA's normal training images; a defect of each kind of
-`made_defects` is drawn into each of the others. Counted are the image AUROC against the same images
-without a defect, how often the map's highest value lies in the defect or next to it (within a 25th
-of the longer side), and how often, without a defect, it lies in the outer tenth of the image. No
-test image takes part.
+A third of DATA's normal training images, and 120 at most, are kept from the detector; a defect of
+each kind of `made_defects` is drawn into each of them. Counted are the image AUROC against the same
+images without a defect, how often the map's highest value lies in the defect or next to it (within
+a 25th of the longer side), and how often, without a defect, it lies in the outer tenth of the
+image. No test image takes part.
 
     python benchmarks/planted_defects.py mnist --normal 4 --out FILE
     python benchmarks/planted_defects.py TILES --detectors patch-pca --out FILE
