@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +16,15 @@ def test_the_code_of_the_page_on_notebooks_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     found = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(found) == 2
+    assert len(found) == 3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for code in found:
             exec(compile(code, PAGE.name, "exec"), names)
+    (region, *_) = names["regions"]
+    assert region.top <= 41 < region.top + region.height
     assert {path.name for path in tmp_path.iterdir()} == {"plots.png", "report.html"}
 
 
