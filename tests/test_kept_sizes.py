@@ -174,9 +174,9 @@ def test_the_service_answers_images_of_different_sizes_together(folder: Path) ->
     for seed in (0, 1):
         buffer = BytesIO()
         Image.fromarray(photograph(seed, broken=True)).save(buffer, "PNG")
-        pixels = served.decode(buffer.getvalue())
-        assert not isinstance(pixels, str)
-        items.append(Item(pixels, heatmap=True))
+        image = served.decode(buffer.getvalue())
+        assert not isinstance(image, str)
+        items.append(Item(image.pixels, heatmap=True))
     answers = served.score(items)
     expected = detector.decision_function([photograph(seed, broken=True) for seed in (0, 1)])
     np.testing.assert_allclose([answer.score for answer in answers], expected, rtol=1e-6)
