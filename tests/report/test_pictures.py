@@ -92,6 +92,25 @@ def test_an_outline_goes_around_what_is_marked_and_leaves_it_to_be_seen():
     assert (image == 7).all()
 
 
+def test_outlines_of_what_was_found_and_of_defects_differ_on_a_grey_photograph():
+    image = np.full((40, 50, 1), 7, np.uint8)
+    mask = np.zeros((40, 50), dtype=bool)
+    mask[10:20, 15:30] = True
+    for colour in (pictures.FOUND, pictures.DEFECT):
+        picture = pictures.outlined(image, mask, colour)
+        assert picture.shape == (40, 50, 3)
+        assert tuple(picture[9, 20]) == colour
+    assert np.abs(np.subtract(pictures.FOUND, pictures.DEFECT)).max() > 100
+
+
+def test_an_outline_of_the_whole_image_lies_on_its_border():
+    image = np.full((40, 50, 3), 7, np.uint8)
+    drawn = (pictures.outlined(image, np.ones((40, 50), dtype=bool)) != 7).any(axis=2)
+    expected = np.ones((40, 50), dtype=bool)
+    expected[2:-2, 2:-2] = False
+    np.testing.assert_array_equal(drawn, expected)
+
+
 def test_an_outline_of_nothing_is_nothing():
     image = np.full((40, 50, 3), 7, np.uint8)
     np.testing.assert_array_equal(pictures.outlined(image, np.zeros((40, 50), dtype=bool)), image)

@@ -100,7 +100,7 @@ def outlined(
     ----------
     image : ndarray of shape (H, W, 1|3), uint8
     mask : ndarray of shape (H, W), bool
-        True at the pixels to go around; they are left to be seen.
+        True at the pixels to go around; they are left to be seen, but at the image's border.
     colour : (int, int, int)
         Red, green and blue of the line, 0 to 255.
 
@@ -110,7 +110,10 @@ def outlined(
     """
     around = scipy.ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=_OUTLINE_WIDTH)
     picture = np.broadcast_to(image, (*mask.shape, 3)).copy()
-    picture[around & ~mask] = colour
+    # Where they go on to the border, the line lies on it: they may be the whole image.
+    border = np.ones_like(mask)
+    border[_OUTLINE_WIDTH:-_OUTLINE_WIDTH, _OUTLINE_WIDTH:-_OUTLINE_WIDTH] = False
+    picture[(around & ~mask) | (mask & border)] = colour
     return picture
 
 
