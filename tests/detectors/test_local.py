@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,40 @@ def test_a_pit_of_nine_pixels_is_found_and_pointed_at(fitted: LocalADCGAN) -> No
     assert hits >= 17
 
 
+def part(seed: int, *places: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a photograph (96, 112) of a rough plate with a bright disc at each of the places."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(100, 8, (96, 112))
+    rows, columns = np.mgrid[:96, :112]
+    for row, column in places:
+        pixels[(rows - row) ** 2 + (columns - column) ** 2 <= 64] += 80
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def test_where_a_place_is_counts_where_parts_lie_alike(fitted: LocalADCGAN) -> None:
+    # Of brushed metal no place is like another.
+    assert fitted.model_.place_weight == 0
+    detector = LocalADCGAN(**QUICK).fit([part(i, (30, 30)) for i in range(40)])
+    assert detector.model_.place_weight > 0
+    # A disc like all others, but not where it belongs.
+    right = detector.assess([part(100 + i, (30, 30)) for i in range(12)])
+    wrong = detector.assess([part(200 + i, (30, 30), (66, 80)) for i in range(12)])
+    assert wrong.components["density"].min() > np.median(right.components["density"])
+
+
 def test_tiles_make_the_same_maps_as_the_whole_image(
     fitted: LocalADCGAN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A field of view of 103 pixels to each side fits the margin: nothing may differ but rounding.
     x = torch.rand(1, 1, 700, 601, generator=torch.Generator().manual_seed(0))
+    model = deepcopy(fitted.model_)
+    # Where a tile is counts as well.
+    model.place_weight.fill_(20)
     with torch.no_grad():
-        whole = fitted.model_.places(x)
+        whole = model.places(x)
         monkeypatch.setattr("adcgan.detectors.local.MOST_PIXELS", 100)
         monkeypatch.setattr("adcgan.detectors.local.TILE", 256)
-        tiled = fitted.model_.places(x)
+        tiled = model.places(x)
     for one, two in zip(whole, tiled, strict=True):
         assert one is not None
         assert two is not None

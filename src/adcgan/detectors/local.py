@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -61,6 +62,13 @@ LEAST_VARIANCE = 1e-4
 LEAST_DEVIATION = 0.05
 # The memory is chosen from so many features for each that it keeps.
 CANDIDATES = 10
+# What a side of the image counts beside the features, where places are told apart: a quarter of it
+# about half as much as one normal place differs from the nearest other.
+PLACE_WEIGHT = 20.0
+# Synthetic defects in each image that decides whether they are.
+DRAWS = 4
+# By so much more of them must be found, else the simpler memory is kept.
+LEAST_GAIN = 0.02
 # Features that are compared with the memory at a time.
 COMPARED_TOGETHER = 4096
 # Images of more pixels are judged in tiles of this side, with as much around them as a place sees.
@@ -83,7 +91,8 @@ class LocalADCGAN(Detector):
 
     - "verdict": the largest logit of the critic, averaged over 3 × 3 places;
     - "density": the mean of the largest distances of its local features C_ψ, whitened, from the
-      nearest of a memory of normal ones.
+      nearest of a memory of normal ones. Whether where a place is counts too is decided by which
+      finds more synthetic defects in held-out images.
 
     Each is put on the scale of held-out normal images; the score is verdict + density / 4. To
     restore a damaged image and judge the difference follows DRAEM (Zavrtanik et al. 2021), the
@@ -123,7 +132,8 @@ class LocalModel(Model):
 
     mean: Tensor  # (F,) of the features of normal places
     whitening: Tensor  # (F, F)
-    reference: Tensor  # (n, F): the memory, whitened
+    reference: Tensor  # (n, F + 2): the memory, whitened, and where it was
+    place_weight: Tensor  # (): of where a place is, 0 where all are taken for alike
     typical: Tensor  # (2, 2): mean and deviation over normal places of logits and distances
 
     def __init__(self, settings: LocalADCGAN, shape: Shape) -> None:
@@ -139,6 +149,7 @@ class LocalModel(Model):
         channels_last(self)
         for name in ("mean", "whitening", "reference"):
             self.register_buffer(name, torch.empty(0))
+        self.register_buffer("place_weight", torch.tensor(0.0))
         self.register_buffer("typical", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         self.scale = ComponentScale(*COMPONENTS)
 
@@ -180,7 +191,8 @@ class LocalModel(Model):
             for left in range(0, width, TILE):
                 first = max(0, top - MARGIN), max(0, left - MARGIN)
                 last = top + TILE + MARGIN, left + TILE + MARGIN
-                found = self._whole(x[:, :, first[0] : last[0], first[1] : last[1]])
+                tile = x[:, :, first[0] : last[0], first[1] : last[1]]
+                found = self._whole(tile, first, (height, width))
                 inside = top - first[0], left - first[1]
                 _put(logits, found[0], (top, left), inside, VERDICT_STRIDE)
                 _put(distances, found[1], (top, left), inside, FEATURE_STRIDE)
@@ -188,12 +200,19 @@ class LocalModel(Model):
                     _put(x_hat, found[2], (top, left), inside, 1)
         return logits, distances, x_hat
 
-    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return `places` of images that are judged in one piece."""
+    def _whole(
+        self, x: Tensor, origin: tuple[int, int] = (0, 0), size: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return `places` of images that are judged in one piece: of all, or of a part at `origin`.
+
+        `size` is that of the images that x is a part of.
+        """
         restored = self.restored(x)
         logits, local = self.critic(x, restored)
         features = self.pooled(local)
-        distances = self._distances(features.flatten(2).transpose(1, 2))
+        rows = features.flatten(2).transpose(1, 2)
+        where = self.place_weight * where_places_are(features, origin, size or x.shape[2:])
+        distances = self._distances(self.whitened(rows), where)
         x_hat = None if restored is None else restored.clamp(0, 1)
         return logits, distances.view(x.shape[0], 1, *features.shape[2:]), x_hat
 
@@ -209,18 +228,21 @@ class LocalModel(Model):
         """Return features (B, F, ⌈h/2⌉, ⌈w/2⌉) that the memory keeps, of C_ψ (B, F, h, w)."""
         return F.avg_pool2d(local.float(), 2, 2, ceil_mode=True)
 
-    def _distances(self, features: Tensor) -> Tensor:
-        """Return the distances (B, P) of features (B, P, F) from the nearest in memory."""
-        whitened = (features - self.mean) @ self.whitening
+    def whitened(self, features: Tensor) -> Tensor:
+        """Return features (…, F) without correlation, of variance 1 over normal places."""
+        return (features - self.mean) @ self.whitening
+
+    def _distances(self, whitened: Tensor, where: Tensor) -> Tensor:
+        """Return the distances (B, P) of features (B, P, F) at places (P, 2) from the memory's."""
         lengths = self.reference.square().sum(1)
         nearest = []
-        together = whitened.flatten(0, 1)
+        together = torch.cat([whitened, where.expand(whitened.shape[0], -1, -1)], 2).flatten(0, 1)
         for part in (together,) if _is_tracing() else torch.split(together, COMPARED_TOGETHER):
             # |a − b|² = |a|² − 2ab + |b|², less what is the same for all b. The distance anew, as
             # the difference of large numbers has few digits.
             closest = self.reference[(lengths - 2 * part @ self.reference.T).argmin(1)]
             nearest.append((part - closest).square().sum(1).sqrt())
-        return torch.cat(nearest).view(features.shape[:2])
+        return torch.cat(nearest).view(whitened.shape[:2])
 
     def combine(self, components: Components) -> NDArray[np.float64]:
         """Return verdict + density / 4 (n,), each on the scale of normal images."""
@@ -263,24 +285,24 @@ class LocalModel(Model):
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
         """Fill the memory, and measure what logits and distances are at normal places."""
-        each = math.ceil(CANDIDATES * self.settings.memory / len(split.train))
+        judged = split.held_out if len(split.held_out) else split.train
         rng = torch.Generator().manual_seed(self.settings.random_state)
-        kept = []
         with torch.no_grad():
-            for x in self.batches(images, split.train, progress):
-                x = _window(x, rng)
-                _, local = self.critic(x, self.restored(x))
-                for features in self.pooled(local).flatten(2).transpose(1, 2):
-                    some = torch.randperm(len(features), generator=rng)[: max(each, 2)]
-                    kept.append(features[some.to(features.device)])
-            features = torch.cat(kept)
+            features, where = self._normal_places(images, split.train, rng, progress)
             self.mean, self.whitening = (
                 part.to(self.device)
                 for part in gaussian_whitening(features.cpu().numpy(), LEAST_VARIANCE)
             )
-            whitened = (features - self.mean) @ self.whitening
-            self.reference = whitened[greedy_coreset(whitened, self.settings.memory, rng)]
-            judged = split.held_out if len(split.held_out) else split.train
+            whitened = self.whitened(features)
+            found = []
+            for weight in (0.0, PLACE_WEIGHT):
+                rows = torch.cat([whitened, weight * where], 1)
+                self.reference = rows[greedy_coreset(rows, self.settings.memory, rng)]
+                self.place_weight.fill_(weight)
+                found.append((self._found(images, judged), self.reference))
+            told_apart = found[1][0] > found[0][0] + LEAST_GAIN
+            self.reference = found[told_apart][1]
+            self.place_weight.fill_(PLACE_WEIGHT if told_apart else 0.0)
             moments = torch.zeros(2, 2, device=self.device)
             for x in self.batches(images, judged):
                 logits, distances, _ = self.places(x)
@@ -290,6 +312,43 @@ class LocalModel(Model):
         variance = moments[:, 1] - moments[:, 0].square()
         deviation = variance.clamp(min=LEAST_DEVIATION**2).sqrt()
         self.typical = torch.stack([moments[:, 0], deviation], 1)
+
+    def _normal_places(
+        self,
+        images: Images,
+        index: NDArray[np.int64],
+        rng: torch.Generator,
+        progress: Progress,
+    ) -> tuple[Tensor, Tensor]:
+        """Return features (n, F) of places that `rng` draws, and where (n, 2) they are."""
+        each = max(2, math.ceil(CANDIDATES * self.settings.memory / len(index)))
+        kept, where = [], []
+        for x in self.batches(images, index, progress):
+            part, origin = _window(x, rng)
+            _, local = self.critic(part, self.restored(part))
+            pooled = self.pooled(local)
+            places = where_places_are(pooled, origin, x.shape[2:])
+            for features in pooled.flatten(2).transpose(1, 2):
+                some = torch.randperm(len(features), generator=rng)[:each].to(features.device)
+                kept.append(features[some])
+                where.append(places[some])
+        return torch.cat(kept), torch.cat(where)
+
+    def _found(self, images: Images, index: NDArray[np.int64]) -> float:
+        """Return how well distances tell images with a synthetic defect from those without.
+
+        The area under the ROC curve, of the same defects at each call.
+        """
+        rng = torch.Generator(device=self.device).manual_seed(self.settings.random_state)
+        clean: list[Tensor] = []
+        damaged: list[Tensor] = []
+        for x in self.batches(images, index):
+            part, origin = _window(x, torch.Generator().manual_seed(0))
+            for drawn in range(DRAWS + 1):
+                seen = part if drawn == 0 else add_defects(part, rng)[0]
+                distances = self._whole(seen, origin, x.shape[2:])[1]
+                (damaged if drawn else clean).append(mean_of_top(distances, LARGEST_DISTANCES))
+        return float((torch.cat(damaged)[:, None] > torch.cat(clean)).double().mean())
 
 
 class _Steps:
@@ -394,15 +453,39 @@ def _is_tracing() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore
 
 
-def _window(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Return a random window of images (B, C, H, W), no larger than is judged in one piece."""
+def _window(x: Tensor, rng: torch.Generator) -> tuple[Tensor, tuple[int, int]]:
+    """Return a random window of images (B, C, H, W), no larger than is judged in one piece.
+
+    And its first row and column.
+    """
     side = math.isqrt(MOST_PIXELS)
-    for dimension in (2, 3):
+    origin = [0, 0]
+    for i, dimension in enumerate((2, 3)):
         excess = x.shape[dimension] - side
         if excess > 0:
-            first = int(torch.randint(excess + 1, (), generator=rng))
-            x = x.narrow(dimension, first, side)
-    return x
+            origin[i] = int(torch.randint(excess + 1, (), generator=rng))
+            x = x.narrow(dimension, origin[i], side)
+    return x, (origin[0], origin[1])
+
+
+def where_places_are(features: Tensor, origin: tuple[int, int], size: Sequence[int]) -> Tensor:
+    """Return where the places of features (B, F, h, w) are in an image: (h · w, 2), 0 to 1.
+
+    Parameters
+    ----------
+    features : Tensor
+        Of images, or of a part that begins at `origin`.
+    origin : (int, int)
+        Row and column.
+    size : (int, int)
+        Height and width of the images.
+    """
+    sides = [
+        (torch.arange(n, device=features.device) * FEATURE_STRIDE + first) / length
+        for n, first, length in zip(features.shape[2:], origin, size, strict=True)
+    ]
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
+    return torch.stack([rows.flatten(), columns.flatten()], 1)
 
 
 def _put(
