@@ -226,7 +226,8 @@ class LocalModel(Model):
     @staticmethod
     def pooled(local: Tensor) -> Tensor:
         """Return features (B, F, ⌈h/2⌉, ⌈w/2⌉) that the memory keeps, of C_ψ (B, F, h, w)."""
-        return F.avg_pool2d(local.float(), 2, 2, ceil_mode=True)
+        # As with ceil_mode=True, which older versions of ONNX Runtime compute otherwise.
+        return F.avg_pool2d(F.pad(local.float(), (0, 1, 0, 1), mode="replicate"), 2)
 
     def whitened(self, features: Tensor) -> Tensor:
         """Return features (…, F) without correlation, of variance 1 over normal places."""
@@ -371,9 +372,8 @@ class _Steps:
             loss = 10 * difference.square().mean() + difference.abs().mean()
             losses["reconstruction"] = self.settings.reconstruction * loss
         if restored is not None and adversary is not None:
-            with torch.no_grad():
-                real = adversary(x)
-            fake = adversary(restored)
+            # Not under no_grad, where torch 2.6's autocast would keep weights without gradients.
+            real, fake = adversary(x).detach(), adversary(restored)
             loss = relativistic_generator_loss(real.flatten(), fake.flatten())
             losses["adversarial"] = self.settings.adversarial * loss
         self.optimizers.update("places", losses)
