@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
 from adcgan import DETECTORS, load_named
 
@@ -37,14 +38,17 @@ def digits() -> NDArray[np.uint8]:
 
 
 def photographs() -> NDArray[np.uint8]:
-    """Return photographs (n, 160, 192) of brushed metal."""
+    """Return photographs (n, 320, 384) of brushed metal."""
     rng = np.random.default_rng(0)
-    pixels = 110 + rng.normal(0, 12, (60, 1, 192)) + rng.normal(0, 6, (60, 160, 192))
+    pixels = 110 + rng.normal(0, 12, (60, 1, 384)) + rng.normal(0, 6, (60, 320, 384))
     return pixels.clip(0, 255).astype(np.uint8)
 
 
 def with_squares(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return images (n, H, W) of which a 16th is inverted in one place, and where."""
+    """Return images (n, H, W) of which a 16th is inverted in one place, and where or next to it.
+
+    Next to it is within a 25th of the longer side: what is wrong with a square may be its edge.
+    """
     rng = np.random.default_rng(0)
     changed, where = images.copy(), np.zeros(images.shape, bool)
     height, width = (side // 4 for side in images.shape[1:])
@@ -56,6 +60,7 @@ def with_squares(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
         square = (slice(top, top + height), slice(left, left + width))
         image[square] = 255 - image[square]
         mask[square] = True
+        mask[:] = maximum_filter(mask, 2 * (max(mask.shape) // 25) + 1)
     return changed, where
 
 
