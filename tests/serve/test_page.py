@@ -247,15 +247,20 @@ STAGE = """([x, y]) => {
 }"""
 
 
-def test_details_show_the_photograph_large_with_regions_and_a_heatmap_that_goes(browser, site):
+def open_half_bright(page, kind):
+    """Add a picture of 64×32 pixels whose right half is bright, and open it."""
     pixels = np.full((32, 64, 3), 40, np.uint8)
     pixels[:, 32:] = 250
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    Image.fromarray(pixels).save(file, kind)
+    add(page, (f"half.{kind.lower()}", file.getvalue()))
+    page.click("#rows li:first-child button")
+    page.wait_for_function("document.querySelector('#details-stage canvas').width > 1")
+
+
+def test_details_show_the_photograph_large_with_regions_and_a_heatmap_that_goes(browser, site):
     with opened(browser, site, TEST_READS) as page:
-        add(page, ("half.png", file.getvalue()))
-        page.click("#rows li:first-child button")
-        page.wait_for_function("document.querySelector('#details-stage canvas').width > 1")
+        open_half_bright(page, "PNG")
         assert page.inner_text("#details-regions") == "1 region above the threshold for pixels"
         size = "(canvas) => [canvas.clientWidth, canvas.clientHeight]"
         shown = page.eval_on_selector("#details-stage canvas", size)
@@ -283,14 +288,8 @@ def test_details_show_the_photograph_large_with_regions_and_a_heatmap_that_goes(
 
 
 def test_what_the_model_saw_stands_in_for_what_a_browser_cannot_decode(browser, site):
-    pixels = np.full((32, 64, 3), 40, np.uint8)
-    pixels[:, 32:] = 250
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "TIFF")
     with opened(browser, site, TEST_READS) as page:
-        add(page, ("half.tif", file.getvalue()))
-        page.click("#rows li:first-child button")
-        page.wait_for_function("document.querySelector('#details-stage canvas').width > 1")
+        open_half_bright(page, "TIFF")
         page.uncheck("#details-heat")
         page.wait_for_timeout(100)
         width, height, *left = page.evaluate(STAGE, [100, 100])

@@ -23,8 +23,8 @@ SHAPES = ("blob", "rectangle", "line")
 LARGEST = 128
 # A change of this much, on a scale of 0 to 1, is certain to be seen; less is labelled as less.
 VISIBLE = 0.05
-# Of the mean that blurs.
-BLUR = 4
+# Pixels that a blur takes in to each side.
+BLUR_REACH = 4
 
 
 def add_defects(
@@ -193,7 +193,7 @@ def _changes(x: Tensor, kinds: Sequence[str], draw: _Draw) -> Tensor:
     sign = draw.whole(2).to(x.dtype) * 2 - 1
     # How much of a piece or a colour covers the image.
     opacity = draw.uniform(0.35, 1)
-    blurred = _mean_around(x, BLUR)
+    blurred = _mean_around(x, BLUR_REACH)
     made = []
     for kind in kinds:
         if kind == "paste":

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, trained on ImageNet: what it takes, and where its weights come from.
+"""Networks trained on ImageNet: what they take and give, and EfficientNet-Lite0's weights.
 
 For the systems in the league "pretrained on ImageNet". They store the SHA-256 of the weights' file,
 not the weights.
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from adcgan.errors import InputError
 
@@ -50,6 +51,17 @@ def as_colour(x: Tensor) -> Tensor:
     pixels = (WHITE * x - PIXEL_MEAN) / PIXEL_SCALE
     # Twice as fast on CPUs with channels last, which convolutions hand on.
     return pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def at_least(x: Tensor, side: int) -> Tensor:
+    """Continue images (B, C, H, W) by their last row and column until no side is shorter."""
+    missing = [max(0, side - length) for length in x.shape[2:]]
+    return F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else x
+
+
+def averaged(features: Tensor) -> Tensor:
+    """Return the mean of each place's 3×3 neighbours in features (B, F, h, w)."""
+    return F.avg_pool2d(features, 3, 1, 1, count_include_pad=False)
 
 
 def digest_of(sha256: str) -> Tensor:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
@@ -42,8 +41,6 @@ EFFICIENTNET = "efficientnet-lite0"
 # is how many pixels apart their places are.
 BLOCKS = (14, 15)
 STRIDE = 32
-# Features are averaged over so many places each way.
-AVERAGED = 3
 
 # The first blocks, computed in bands of a large photograph: how many, their stride, and the rows
 # around a band that they see, 26 above and 41 below, rounded up to a multiple of it.
@@ -228,15 +225,12 @@ class LocalFeatures:
         its last row and column.
         """
         self.network.to(x.device)
-        missing = [max(0, STRIDE - side) for side in x.shape[2:]]
-        if any(missing):
-            x = F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate")
-        y = self._early(x)
+        y = self._early(imagenet.at_least(x, STRIDE))
         found = []
         for number, block in enumerate(self.blocks[BANDED:], BANDED):
             y = block(y)
             if number in BLOCKS:
-                found.append(F.avg_pool2d(y, AVERAGED, 1, AVERAGED // 2, count_include_pad=False))
+                found.append(imagenet.averaged(y))
         return torch.cat(found, 1)
 
     def _early(self, x: Tensor) -> Tensor:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adcgan.detectors import imagenet
 from adcgan.errors import InputError, MissingExtraError
 
 # Pixels from a place to the next of the features that are compared: those of PatchCore's second and
 # third stages.
 STRIDES = (8, 16)
-# Features are averaged over so many places each way.
-AVERAGED = 3
 # Sides are continued to at least this, which is the last stride of common networks.
 LEAST_SIDE = 32
 
@@ -87,14 +86,10 @@ class TimmFeatures:
         Each is the mean of 3×3 neighbours; those of the coarser stage are enlarged to the finer.
         """
         self.network.to(x.device)
-        missing = [max(0, LEAST_SIDE - side) for side in x.shape[2:]]
-        if any(missing):
-            x = F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate")
-        x = (x.expand(-1, 3, -1, -1) - self.mean.to(x.device)) / self.std.to(x.device)
-        pooled = [
-            F.avg_pool2d(y, AVERAGED, 1, AVERAGED // 2, count_include_pad=False)
-            for y in self.network(x)
-        ]
+        x = (
+            imagenet.at_least(x, LEAST_SIDE).expand(-1, 3, -1, -1) - self.mean.to(x.device)
+        ) / self.std.to(x.device)
+        pooled = [imagenet.averaged(y) for y in self.network(x)]
         size = pooled[0].shape[2:]
         return torch.cat([pooled[0], F.interpolate(pooled[1], size, mode="bilinear")], 1)
 
