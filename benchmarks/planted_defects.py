@@ -1,10 +1,10 @@
 """Whether a detector finds a defect that was drawn into a normal image, and points at it.
 
 A third of DATA's normal training images, and 120 at most, are kept from the detector; a defect of
-each kind of `made_defects` is drawn into each of them. Counted are the image AUROC against the same
-images without a defect, how often the map's highest value lies in the defect or next to it (within
-a 25th of the longer side), and how often, without a defect, it lies in the outer tenth of the
-image. No test image takes part.
+each kind in `adcgan.data.planted` is drawn into each of them. Counted are the image AUROC against
+the same images without a defect, how often the map's highest value lies in the defect or next to
+it (within a 25th of the longer side), and how often, without a defect, it lies in the outer tenth
+of the image. No test image takes part.
 
     python benchmarks/planted_defects.py mnist --normal 4 --out FILE
     python benchmarks/planted_defects.py TILES --detectors patch-pca --out FILE
@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 from circumstances import circumstances
-from made_defects import KINDS, planted
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
@@ -34,6 +33,7 @@ from adcgan import DETECTORS, Detector
 from adcgan.benchmark.metrics import auroc
 from adcgan.cli.inputs import training_images
 from adcgan.cli.settings import settings
+from adcgan.data.planted import DEFECTS, planted
 from adcgan.progress import silent
 
 # Judged of one kind of defect, at most.
@@ -107,7 +107,7 @@ def judged(maps: Maps, images: Sequence[Image], seed: int) -> dict[str, Any]:
     scores = maps.detector.decision_function(images)
     row: dict[str, Any] = {"peaks_in_frame": float(1 - inside.mean())}
     row |= {"frame": 1 - (1 - 2 * FRAME) ** 2, "defects": {}}
-    for kind in KINDS:
+    for kind in DEFECTS:
         rng = np.random.default_rng(seed)
         damaged, masks = zip(*(planted(image, kind, rng) for image in images), strict=True)
         hit, chance = hits(maps.peaks(damaged), masks)

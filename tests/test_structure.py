@@ -18,7 +18,17 @@ from adcgan.scoring import Scorer
 PACKAGE = Path(adcgan.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Decided by the class, not by what it computes: what a system says of itself.
-FACTS = {"name", "league", "extra", "packages", "not_exported", "capturable", "own_steps", "on_cpu"}
+FACTS = {
+    "name",
+    "league",
+    "extra",
+    "packages",
+    "not_exported",
+    "capturable",
+    "own_steps",
+    "on_cpu",
+    "candidate",
+}
 
 
 def package_of(path: Path) -> str:

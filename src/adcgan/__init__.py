@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adcgan.onnx import OnnxScorer
     from adcgan.onnx.export import export_onnx
     from adcgan.scoring import Scorer
+    from adcgan.selection import Comparison, compare
 
 __version__ = "0.1.0"
 
@@ -36,12 +37,15 @@ _HOME = {
     "export_onnx": "adcgan.onnx.export",
     "OnnxScorer": "adcgan.onnx",
     "Scorer": "adcgan.scoring",
+    "Comparison": "adcgan.selection",
+    "compare": "adcgan.selection",
 }
 
 __all__ = [
     "ADCGAN",
     "DATASETS",
     "DETECTORS",
+    "Comparison",
     "Detector",
     "DivergedError",
     "ImageSet",
@@ -51,6 +55,7 @@ __all__ = [
     "OnnxScorer",
     "Scorer",
     "__version__",
+    "compare",
     "export_onnx",
     "load",
     "load_images",

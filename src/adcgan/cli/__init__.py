@@ -16,6 +16,7 @@ from adcgan import __version__
 from adcgan.cli import (
     audit,
     benchmark,
+    compare,
     data,
     demo,
     detectors,
@@ -31,7 +32,7 @@ from adcgan.cli.terminal import one_line_warnings, say
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
 _RESUMED_BY = {
-    **dict.fromkeys(("fit", "demo"), "; the same command with --resume goes on"),
+    **dict.fromkeys(("fit", "demo", "compare"), "; the same command with --resume goes on"),
     "benchmark": "; the same command goes on",
 }
 
@@ -101,6 +102,10 @@ def _root(
 
 
 app.command(epilog="Example: adcgan demo --out adcgan-demo")(demo.demo)
+app.command(
+    epilog="Examples: adcgan compare photos/normal --out comparison\n\n"
+    "adcgan compare photos/normal --anomalies photos/broken --minutes 30 --out comparison"
+)(compare.compare)
 app.command(
     epilog="Examples: adcgan fit photos/normal --out models/m1\n\n"
     "adcgan fit mnist --normal 4 --out models/four --set width=0.25 --resume"

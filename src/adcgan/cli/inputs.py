@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,44 @@ def training_images(
     if normal is None and anomalous is None:
         return images
     return normal_images(images, normal=normal, anomalous=anomalous)
+
+
+def images_to_compare(
+    data: str,
+    anomalies: str | None,
+    *,
+    normal: str | None,
+    anomalous: str | None,
+    longest: int,
+    strict: bool,
+) -> tuple[Callable[[int | None, str], ImageSet], ImageSet | None]:
+    """Return what loads the normal images at a size, and the anomalous ones if there are any.
+
+    Of a named set both are of the training split; the test split is for the final figures.
+    """
+    from adcgan.data import DATASETS, anomalous_listing, labelled_images, load_named
+
+    def load(image_size: int | None, resize: str) -> ImageSet:
+        return training_images(
+            data,
+            normal=normal,
+            anomalous=anomalous,
+            # The images of a named set are of one size already.
+            image_size=None if data in DATASETS and resize == "keep" else image_size,
+            resize=resize,
+            strict=strict,
+        )
+
+    options: dict[str, Any] = {"image_size": longest, "resize": "keep", "strict": strict}
+    if anomalies is not None:
+        return load, load_path(anomalies, **options)
+    if normal is not None or anomalous is not None:
+        images = load_named(data, "train") if data in DATASETS else load_path(data, **options)
+        images = labelled_images(images, normal=normal, anomalous=anomalous)
+        assert images.labels is not None
+        return load, images.select(images.labels == 1)
+    listing = None if data in DATASETS else anomalous_listing(data)
+    return load, None if listing is None else load_path(listing, **options)
 
 
 def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from adcgan.data.classes import anomaly_labels, labelled_images, normal_images
 from adcgan.data.imageset import ImageSet, Skipped
-from adcgan.data.layouts import FOLDER_SETS, judging_listing, training_listing
+from adcgan.data.layouts import (
+    FOLDER_SETS,
+    anomalous_listing,
+    judging_listing,
+    training_listing,
+)
 from adcgan.data.listing import ListedImage, Listing
 from adcgan.data.load import ImageSource, load_images
 from adcgan.data.manifest import read_manifest
@@ -22,6 +27,7 @@ __all__ = [
     "Listing",
     "NamedDataset",
     "Skipped",
+    "anomalous_listing",
     "anomaly_labels",
     "judging_listing",
     "labelled_images",

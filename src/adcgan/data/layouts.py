@@ -209,6 +209,35 @@ def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
     return Listing(source, images, with_masks=True, note=note)
 
 
+def anomalous_listing(data: str | os.PathLike[str]) -> Listing | None:
+    """Return the anomalous images of data that says which they are, None where it has none.
+
+    Parameters
+    ----------
+    data : path
+        A folder, a name of `FOLDER_SETS`, or a manifest. Of ``test/`` every folder but ``good/``;
+        else ``anomalous/`` beside ``normal/``; of a manifest, the rows labelled as anomalous.
+
+    Returns
+    -------
+    Listing or None
+        With types where they are known.
+    """
+    if is_manifest(data):
+        listing = read_manifest(data)
+        images = [item for item in listing.images if item.label == 1]
+        return replace(listing, images=images) if images else None
+    root = _root(data)
+    if _has(root, TEST, GOOD):
+        judged = judging_listing(data)
+        assert judged is not None
+        return replace(judged, images=[item for item in judged.images if item.label == 1])
+    if _has(root, NORMAL_FOLDER) and _has(root, ANOMALOUS_FOLDER):
+        found = list_files(root / ANOMALOUS_FOLDER)
+        return Listing(str(root / ANOMALOUS_FOLDER), [ListedImage(file, 1) for file in found])
+    return None
+
+
 def _not_empty(listing: Listing, rule: str) -> Listing:
     """Refuse a manifest none of whose rows are meant."""
     if not listing.images:

@@ -78,7 +78,8 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     # cannot be exported, where it cannot; whether a training step reads nothing back and decides
     # nothing on the way, so that it can be captured; whether its training length is its own, not
     # epochs of the paper; whether it computes on the CPU whatever `device` says; whether
-    # precision="auto" trains it in bf16 on CPUs that are fast in it.
+    # precision="auto" trains it in bf16 on CPUs that are fast in it; whether `adcgan.compare` tries
+    # it without being told to.
     name: ClassVar[str]
     league: ClassVar[str] = ""
     extra: ClassVar[str] = ""
@@ -88,6 +89,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     own_steps: ClassVar[bool] = False
     on_cpu: ClassVar[bool] = False
     bf16_on_cpus: ClassVar[bool] = False
+    candidate: ClassVar[bool] = False
 
     # What scikit-learn up to 1.7 asks, and below what it has asked since 1.6.
     _estimator_type: ClassVar[str] = "outlier_detector"

@@ -100,6 +100,7 @@ class LocalADCGAN(Detector):
     """
 
     name: ClassVar[str] = "adcgan-local"
+    candidate: ClassVar[bool] = True
     own_steps: ClassVar[bool] = True
     capturable: ClassVar[bool] = True
     # Half as fast again with AVX-512 BF16, nearly twice with AMX.

@@ -56,6 +56,7 @@ class PretrainedKNN(Detector):
     """
 
     name: ClassVar[str] = "pretrained-knn"
+    candidate: ClassVar[bool] = True
     league: ClassVar[str] = imagenet.LEAGUE
     extra: ClassVar[str] = imagenet.EXTRA
     packages: ClassVar[tuple[str, ...]] = imagenet.PACKAGES

@@ -62,6 +62,7 @@ class PretrainedPatch(Detector):
     """
 
     name: ClassVar[str] = "pretrained-patch"
+    candidate: ClassVar[bool] = True
     league: ClassVar[str] = imagenet.LEAGUE
     extra: ClassVar[str] = imagenet.EXTRA
     packages: ClassVar[tuple[str, ...]] = imagenet.PACKAGES

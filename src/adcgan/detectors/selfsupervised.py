@@ -111,6 +111,7 @@ class SelfSupervisedADCGAN(Detector):
     """
 
     name: ClassVar[str] = "adcgan-ss"
+    candidate: ClassVar[bool] = True
     own_steps: ClassVar[bool] = True
 
     latent_dim: int | None = setting(

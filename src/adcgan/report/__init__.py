@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from adcgan.report.pages import evaluation_page, model_page, verdict
     from adcgan.report.region_files import write_regions
     from adcgan.report.scores import write_scores
+    from adcgan.report.selection import comparison_page
     from adcgan.report.sweep import sweep_page
 
 _HOME = {
     "Page": "page",
     "Section": "page",
     "Tile": "page",
+    "comparison_page": "selection",
     "evaluation_page": "pages",
     "model_page": "pages",
     "render": "page",
@@ -34,6 +36,7 @@ __all__ = [
     "Page",
     "Section",
     "Tile",
+    "comparison_page",
     "evaluation_page",
     "model_page",
     "render",

@@ -45,6 +45,7 @@ class PatchPCA(Detector):
     """Mahalanobis distance of small patches of pixels from those of normal images."""
 
     name: ClassVar[str] = "patch-pca"
+    candidate: ClassVar[bool] = True
 
     image_size: int | None = longest_side_setting()
     resize: str = resize_setting()

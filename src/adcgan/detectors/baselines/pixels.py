@@ -46,6 +46,7 @@ class PixelPCA(Detector):
     """Mean squared error left by principal components of the pixels."""
 
     name: ClassVar[str] = "pixel-pca"
+    candidate: ClassVar[bool] = True
     on_cpu: ClassVar[bool] = True
     not_exported: ClassVar[str] = "its arithmetic is in float64, not a network's"
 
@@ -99,6 +100,7 @@ class PixelKNN(Detector):
     """Euclidean distance to the k-th nearest training image, pixels in [0, 1]."""
 
     name: ClassVar[str] = "pixel-knn"
+    candidate: ClassVar[bool] = True
     on_cpu: ClassVar[bool] = True
     not_exported: ClassVar[str] = NEIGHBOURS
 

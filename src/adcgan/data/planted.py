@@ -1,8 +1,9 @@
-"""Defects that no detector trains on, drawn into normal images, and where they are.
+"""Anomalies to judge detectors by, made of normal images: defects, and other contents.
 
 `adcgan.data.defects` makes what `adcgan-local` learns from: pieces pasted, shaded, blurred, bent.
-These are drawn as things happen to surfaces, and weak enough that good detectors miss some. Lengths
-are pixels of a photograph; on an image of less than 128 pixels they shrink with it.
+No detector trains on these. Defects are drawn as things happen to surfaces, weak enough that good
+detectors miss some; their lengths are pixels of a photograph, and shrink with an image of less than
+128 pixels. Other contents are whole images that show something else than a normal one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Plane = NDArray[np.float64]
 
 
 def planted(
-    image: NDArray[np.uint8], kind: str, rng: np.random.Generator
+    image: NDArray[np.uint8], kind: str, rng: np.random.Generator, size: float = 1.0
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Draw one defect into a normal image.
 
@@ -30,9 +31,11 @@ def planted(
     image : ndarray of uint8 (H, W, C)
         Not changed.
     kind : str
-        A name in `KINDS`.
+        A name in `DEFECTS`.
     rng : numpy Generator
         Where every choice comes from.
+    size : float, default 1.0
+        Scales the defect's lengths, not its contrast nor the width of lines.
 
     Returns
     -------
@@ -40,11 +43,11 @@ def planted(
     where : ndarray of bool (H, W)
         The pixels that changed by `SEEN` or more; drawn anew until there are any.
     """
-    scale = min(1.0, min(image.shape[:2]) / 128)
+    scale = size * min(1.0, min(image.shape[:2]) / 128)
     while True:
-        changed = KINDS[kind](image.astype(np.float64), rng, scale)
+        changed = DEFECTS[kind](image.astype(np.float64), rng, scale)
         damaged = np.rint(changed).clip(0, 255).astype(np.uint8)
-        where = (np.abs(damaged.astype(int) - image) >= SEEN).any(2)
+        where = np.abs(damaged.astype(int) - image).max(axis=2) >= SEEN
         if where.any():
             return damaged, where
 
@@ -106,22 +109,86 @@ def swirl(image: Pixels, rng: np.random.Generator, scale: float) -> Pixels:
     angle = turn * np.exp(-((_distance(image, row, column) / radius) ** 2))
     from_row = row + (rows - row) * np.cos(angle) - (columns - column) * np.sin(angle)
     from_column = column + (rows - row) * np.sin(angle) + (columns - column) * np.cos(angle)
-    return np.stack(
-        [
-            map_coordinates(plane, [from_row, from_column], order=1, mode="reflect")
-            for plane in np.moveaxis(image, 2, 0)
-        ],
-        2,
-    )
+    return _sampled(image, from_row, from_column)
 
 
-KINDS: dict[str, Callable[[Pixels, np.random.Generator, float], Pixels]] = {
+DEFECTS: dict[str, Callable[[Pixels, np.random.Generator, float], Pixels]] = {
     "crack": crack,
     "pits": pits,
     "stain": stain,
     "scratch": scratch,
     "swirl": swirl,
 }
+
+
+# -- other contents --------------------------------------------------------------------------------
+
+
+def other_content(
+    image: NDArray[np.uint8], kind: str, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return an image that shows something else, though no place of it is damaged.
+
+    Parameters
+    ----------
+    image : ndarray of uint8 (H, W, C)
+        Not changed.
+    kind : str
+        A name in `CONTENTS`.
+    rng : numpy Generator
+        Where every choice comes from.
+
+    Returns
+    -------
+    ndarray of uint8 (H, W, C)
+    """
+    made = CONTENTS[kind](image.astype(np.float64), rng)
+    return np.rint(made).clip(0, 255).astype(np.uint8)
+
+
+def turned(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Turn it by a quarter or a half; by a half if it is not square."""
+    quarters = (1, 2, 3) if image.shape[0] == image.shape[1] else (2,)
+    return np.rot90(image, int(rng.choice(quarters)))
+
+
+def squeezed(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Press it together by 1.6 along one side and stretch it by 1.3 along the other."""
+    rows, columns = np.indices(image.shape[:2]).astype(np.float64)
+    by = (1.6, 1 / 1.3) if rng.random() < 0.5 else (1 / 1.3, 1.6)
+    middle = [(side - 1) / 2 for side in image.shape[:2]]
+    return _sampled(
+        image, middle[0] + by[0] * (rows - middle[0]), middle[1] + by[1] * (columns - middle[1])
+    )
+
+
+def bent(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Move all its pixels by smooth noise, a 12th of its shorter side."""
+    rows, columns = np.indices(image.shape[:2]).astype(np.float64)
+    far = min(image.shape[:2]) / 12
+    coarse = [rows / image.shape[0] * 4, columns / image.shape[1] * 4]
+    down, right = (
+        far * map_coordinates(rng.normal(0, 1, (5, 5)), coarse, order=3, mode="nearest")
+        for _ in range(2)
+    )
+    return _sampled(image, rows + down, columns + right)
+
+
+CONTENTS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+    "turned": turned,
+    "squeezed": squeezed,
+    "bent": bent,
+}
+
+
+def _sampled(image: Pixels, rows: Plane, columns: Plane) -> Pixels:
+    """Return the image's values at these places (H, W), between pixels too."""
+    planes = [
+        map_coordinates(plane, [rows, columns], order=1, mode="reflect")
+        for plane in np.moveaxis(image, 2, 0)
+    ]
+    sampled: Pixels = np.stack(planes, axis=2)
+    return sampled
 
 
 def _middle(image: Pixels, rng: np.random.Generator) -> tuple[float, float]:
@@ -133,7 +200,8 @@ def _middle(image: Pixels, rng: np.random.Generator) -> tuple[float, float]:
 def _distance(image: Pixels, row: float, column: float, across: float = 1.0) -> Plane:
     """Return each pixel's distance from a point, columns counting `across` as much as rows."""
     rows, columns = np.indices(image.shape[:2])
-    return np.hypot(rows - row, (columns - column) * across)
+    far: Plane = np.hypot(rows - row, (columns - column) * across)
+    return far
 
 
 def _spread(plane: Plane, image: Pixels) -> Pixels:
