@@ -108,6 +108,7 @@ def test_the_digest_tells_names_and_sizes_apart(tmp_path):
 def test_a_store_is_listed_by_name_without_what_is_hidden(remote):
     write_files(remote, "in/b.png", "in/a/c.png", "in/.hidden/d.png", "in/a/.e.png", "else/f.png")
     write_files(remote, "in/Thumbs.db", "in/a/desktop.ini", "in/__MACOSX/b.png")
+    write_files(remote, "in/@eaDir/b.png/SYNOPHOTO_THUMB_M.jpg", "in/a/c.png:Zone.Identifier")
     found = list_images("store://in")
     assert found.entries.column("name").to_pylist() == ["a/c.png", "b.png"]
     assert found.entries.column("path").to_pylist() == [b"in/a/c.png", b"in/b.png"]

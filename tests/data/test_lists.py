@@ -125,11 +125,22 @@ def test_a_tilde_is_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(scores, detector.decision_function("~/photos"))
 
 
-def test_what_operating_systems_leave_behind_is_no_image(tmp_path: Path) -> None:
-    save(tmp_path / "a.png", 20, 20)
-    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._a.png", "__MACOSX/._a.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
-    found = load_images(tmp_path)
-    assert found.names == ["a.png"]
-    assert found.skipped == []
+def test_an_array_or_series_of_paths_is_a_list_of_them(tmp_path: Path) -> None:
+    paths = [str(save(tmp_path / f"{i}.png", 20, 20)) for i in range(4)]
+    detector = adcgan.DETECTORS["pixel-knn"](fpr=0.9, image_size=16).fit(paths)
+    scores = detector.decision_function(paths)
+    for kind in (np.str_, object):
+        array = np.array(paths, dtype=kind)
+        assert load_images(array).names == paths
+        again = adcgan.DETECTORS["pixel-knn"](fpr=0.9, image_size=16).fit(array)
+        np.testing.assert_array_equal(again.decision_function(array), scores)
+    pandas = pytest.importorskip("pandas")
+    np.testing.assert_array_equal(detector.decision_function(pandas.Series(paths)), scores)
+
+
+def test_fit_warns_of_files_of_a_list_that_it_cannot_learn_from(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{i}.png", 20, 20) for i in range(4)]
+    detector = adcgan.DETECTORS["pixel-knn"](fpr=0.9, image_size=16)
+    with pytest.warns(UserWarning, match=r"1 of 5 images could not be read; .*gone\.png"):
+        detector.fit([*paths, tmp_path / "gone.png"])
+    assert detector.n_train_ + detector.n_calibration_ == 4

@@ -14,6 +14,7 @@ from adcgan.benchmark.rows import ROWS_FILE, Row, RowsFile, latest, read_rows
 from adcgan.benchmark.runner import CELLS_FOLDER, cell_folder
 from adcgan.benchmark.workers import run_local
 from adcgan.data import load_named
+from adcgan.data.system_files import holds_something
 from adcgan.errors import InputError
 from adcgan.progress import Progress, terminal_progress
 from adcgan.training import resolve_device
@@ -166,7 +167,7 @@ def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else than a sweep."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out must be a folder. {str(folder)!r} is a file.")
-    if folder.is_dir() and not (folder / ROWS_FILE).exists() and any(folder.iterdir()):
+    if folder.is_dir() and not (folder / ROWS_FILE).exists() and holds_something(folder):
         raise InputError(
             f"--out must be a new or empty folder, or one of an earlier benchmark. "
             f"{str(folder)!r} has other files in it and no {ROWS_FILE}."

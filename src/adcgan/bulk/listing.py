@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adcgan.data.arrays import is_array
-from adcgan.data.folder import FoundFile, file_at, is_left_out, list_files
+from adcgan.data.folder import FoundFile, file_at, list_files
 from adcgan.data.image_file import reason
+from adcgan.data.system_files import is_left_out
 from adcgan.errors import InputError, MissingExtraError
 
 try:

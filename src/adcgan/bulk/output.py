@@ -17,6 +17,7 @@ from pyarrow import fs, parquet
 
 from adcgan.bulk.listing import open_location, said
 from adcgan.bulk.manifest import Manifest, Summary
+from adcgan.data.system_files import is_left_out
 from adcgan.errors import InputError
 from adcgan.files import replacing
 
@@ -224,7 +225,7 @@ class Output:
             taken = self._files()
         except OSError as error:
             raise InputError(f"--out must be a folder. {self.shown!r}: {said(error)}.") from None
-        if any(not info.base_name.startswith(".") for info in taken):
+        if not all(is_left_out(info.base_name) for info in taken):
             raise InputError(
                 f"--out must be a new or empty folder, or one of an earlier run. {self.shown!r} "
                 f"has other files in it and no {MANIFEST}."

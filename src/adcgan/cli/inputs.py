@@ -169,11 +169,13 @@ def refuse_skipped(images: ImageSet, strict: bool) -> None:
 
 def check_output_folder(folder: Path, *, resume: bool) -> None:
     """Refuse, before any work, a folder with something in it that is not to be gone on with."""
+    from adcgan.data.system_files import holds_something
+
     if not folder.exists():
         return
     if not folder.is_dir():
         raise InputError(f"--out must be a folder. {str(folder)!r} is a file.")
-    if not resume and any(folder.iterdir()):
+    if not resume and holds_something(folder):
         raise InputError(
             f"--out must be an empty or new folder, or --resume be given. {str(folder)!r} has "
             "files in it."

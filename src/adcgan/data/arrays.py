@@ -80,7 +80,14 @@ def is_array(data: Any) -> bool:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data).expanduser()
         return path.suffix.lower() in ARRAY_SUFFIXES and path.is_file()
-    return hasattr(data, "__array__") and not isinstance(data, Image.Image)
+    is_image = isinstance(data, Image.Image)
+    return hasattr(data, "__array__") and not is_image and not is_array_of_items(data)
+
+
+def is_array_of_items(data: Any) -> bool:
+    """Say whether `data` is a list in the form of an array of paths, or a pandas Series of them."""
+    kind = getattr(getattr(data, "dtype", None), "kind", None)
+    return kind in ("U", "O") and getattr(data, "ndim", None) == 1
 
 
 def check_side(images: Images, source: str) -> None:

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from adcgan.data.cache import Decoded, discard, entry_key, file_digest, read_entry
 from adcgan.data.image_file import Target, decode_file, reason
 from adcgan.data.parallel import decode_all, in_parallel
+from adcgan.data.system_files import is_left_out
 from adcgan.errors import InputError
 from adcgan.progress import Progress
-
-# What Windows and macOS leave in folders, in lower case; macOS's other files are hidden.
-SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "__macosx"})
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,6 @@ class FoundFile:
     name: str
     path: str
     error: str = ""
-
-
-def is_left_out(name: str) -> bool:
-    """Say whether a file or folder is hidden (a leading dot), or an operating system's own."""
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
 def file_at(path: str | os.PathLike[str], name: str | None = None) -> FoundFile:

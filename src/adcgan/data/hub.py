@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from adcgan.data.cache import Decoded, entry_key, file_digest, read_entry
 from adcgan.data.image_file import Target, decode_file
 from adcgan.data.parallel import decode_all
+from adcgan.data.system_files import is_left_out
 from adcgan.errors import InputError, MissingExtraError
 from adcgan.progress import Progress
 
@@ -68,7 +69,7 @@ def decode_hub(
     with ExitStack() as stack:
         if root:
             # Looked up before `datasets` is imported, which takes longer than all the rest.
-            files = _parquet_files(Path(root) / hub_id, split)
+            files = parquet_files(Path(root) / hub_id, split)
             key = entry_key(settings, [file_digest(file) for file in files])
             if (kept := read_entry(key)) is not None:
                 return kept
@@ -95,9 +96,13 @@ def _fetch(column: Any, target: Target, i: int) -> NDArray[np.uint8]:
     return decode_file(BytesIO(content), target)
 
 
-def _parquet_files(folder: Path, split: str) -> list[Path]:
-    """List the files of one split, in order."""
-    files = sorted(folder.glob(f"**/{split}-*.parquet"))
+def parquet_files(folder: Path, split: str) -> list[Path]:
+    """List the files of one split in a local copy, in order; `InputError` if there is none."""
+    files = [
+        path
+        for path in sorted(folder.glob(f"**/{split}-*.parquet"))
+        if not any(map(is_left_out, path.relative_to(folder).parts))
+    ]
     if not files:
         raise InputError(
             f"The folder {str(folder)!r} must hold {split}-*.parquet files in the hub's layout, as "

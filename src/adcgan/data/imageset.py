@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +110,16 @@ class ImageSet:
     def shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of one image; where sizes differ, with the median height and width."""
         return typical_shape(self.images)
+
+    def warn_of_skipped(self, stacklevel: int) -> None:
+        """Warn if anything could not be read; `stacklevel` as `warnings.warn` counts it."""
+        if self.skipped:
+            first = self.skipped[0]
+            warnings.warn(
+                f"{len(self.skipped)} of {self.n_items} images could not be read; "
+                f"the first is {first.name!r}: {first.error}",
+                stacklevel=stacklevel,
+            )
 
     def select(self, index: Any) -> ImageSet:
         """Return the readable images at `index` as a set of its own, with nothing skipped.

@@ -18,9 +18,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from adcgan.data.classes import ANOMALOUS_FOLDER, NORMAL_FOLDER
-from adcgan.data.folder import FoundFile, is_left_out, list_files, valid_name
+from adcgan.data.folder import FoundFile, list_files, valid_name
 from adcgan.data.listing import ListedImage, Listing
 from adcgan.data.manifest import is_manifest, read_manifest
+from adcgan.data.system_files import is_left_out
 from adcgan.errors import InputError
 
 GOOD, TRAIN, TEST, GROUND_TRUTH = "good", "train", "test", "ground_truth"

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from adcgan.data.arrays import check_side, decode_list, fit_array, open_npy, open_npz, to_nchw
+from adcgan.data.arrays import (
+    check_side,
+    decode_list,
+    fit_array,
+    is_array_of_items,
+    open_npy,
+    open_npz,
+    to_nchw,
+)
 from adcgan.data.cache import Decoded
 from adcgan.data.folder import FoundFile, decode_files, file_at, list_files
 from adcgan.data.image_file import Target, check_channels, check_image_size, check_resize
@@ -53,9 +61,10 @@ def load_images(
         A folder (with the folders in it; hidden files and those of operating systems are left
         out), an image file, a manifest (every row of it; see `read_manifest`), a .npy file, a .npz
         file (array ``images`` or its only one, and ``labels`` if there), a uint8 array of shape
-        (n, H, W), (n, H, W, 1) or (n, H, W, 3), a list of image files, of uint8 arrays (H, W),
-        (H, W, 1) or (H, W, 3) of any sizes and of PIL images, a `Listing`, or an image set, which
-        is returned as it is where it fits. ``~`` in a path is the user's home.
+        (n, H, W), (n, H, W, 1) or (n, H, W, 3), a list (or an array, or a pandas Series) of image
+        files, of uint8 arrays (H, W), (H, W, 1) or (H, W, 3) of any sizes and of PIL images, a
+        `Listing`, or an image set, which is returned as it is where it fits. ``~`` in a path is
+        the user's home.
     image_size : int or None, default None
         Height and width to resize to, 16 to 256. None: 64 for folders, image files and lists;
         arrays keep their size, which must be square and within those bounds. With
@@ -103,6 +112,8 @@ def load_images(
         found = _load_listing(data, target, cache=cache, progress=progress)
     elif isinstance(data, (list, tuple)):
         found = _load_list(data, target, cache=cache, progress=progress)
+    elif is_array_of_items(data):
+        found = _load_list(list(data), target, cache=cache, progress=progress)
     else:
         found = _fit(_from_array(data, "array"), image_size, resize, channels, progress)
     return _checked(found, strict)

@@ -155,7 +155,8 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         Parameters
         ----------
         X : images
-            Normal images; see the class. At least 3.
+            Normal images; see the class. At least 3. What cannot be read is left out, with a
+            warning unless `X` is an image set, which says so itself.
         y : ignored
             Accepted for scikit-learn's sake. No label is ever looked at.
         run_dir : path, optional
@@ -195,6 +196,8 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             raise InputError("The 'resume' parameter needs 'run_dir', the run to go on with.")
         folder = None if run_dir is None else Path(run_dir).expanduser()
         images = load_images(X, image_size=self.image_size, resize=self.resize, cache=True)
+        if images is not X:
+            images.warn_of_skipped(stacklevel=3)
         self._check_enough(images)
         accelerator = self._accelerator(folder, trackers)
         if cuda_graphs:

@@ -342,13 +342,8 @@ class Scorer(ABC):
                 f"{self.called} was trained on arrays of {size}×{size} pixels. "
                 f"Got {images.shape[1]}×{images.shape[2]} instead."
             )
-        if warn and images.skipped:
-            first = images.skipped[0]
-            warnings.warn(
-                f"{len(images.skipped)} of {images.n_items} images could not be read; "
-                f"the first is {first.name!r}: {first.error}",
-                stacklevel=3,
-            )
+        if warn:
+            images.warn_of_skipped(stacklevel=4)
         return images
 
     @abstractmethod
