@@ -1,16 +1,22 @@
-"""Files that are either whole or absent: written under a temporary name, then renamed."""
+"""Files that are either whole or absent: written under a temporary name, then renamed.
+
+Where the system fails, the `OSError` names the file that was meant, whatever library wrote it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+# Libraries in Rust, such as safetensors, tell the system's number in their message alone.
+_NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -18,6 +24,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it becomes `path`.
 
     When the block raises, the temporary file is removed and what stood at `path` stays.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; `filename` is `path`.
     """
     final = Path(path)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
@@ -30,8 +41,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, final)
+    except OSError as error:
+        named = error.filename is not None and str(error.filename) != str(temporary)
+        if named or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(final)) from error
+    except Exception as error:
+        number = _NUMBER.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(final)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the system failed, it may fail at this too, which would hide the first error.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def scratch_file() -> Iterator[IO[bytes]]:
+    """Open a file without a name in the folder for temporary files; gone when it is closed.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; `filename` is that folder, or ``$TMPDIR`` where there is none.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        if error.filename is None:
+            error.filename = tempfile.tempdir or "$TMPDIR"
+        raise
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
@@ -42,6 +83,36 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     for path in Path(folder).iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def append_line(path: str | os.PathLike[str], file: int, line: str) -> None:
+    """Append `line` to an open file, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Of the file, for errors.
+    file : int
+        Its descriptor, open for appending by this process alone.
+    line : str
+        With its end of line.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; `filename` is `path`.
+    """
+    before = os.fstat(file).st_size
+    try:
+        left = memoryview(line.encode())
+        # A disk that is nearly full takes a part, and refuses the next.
+        while left:
+            left = left[os.write(file, left) :]
+    except OSError as error:
+        with suppress(OSError):
+            os.ftruncate(file, before)
+        error.filename = os.fspath(path)
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adcgan.errors import InputError
+from adcgan.errors import InputError, StorageError
 
 pa = pytest.importorskip("pyarrow")
 
@@ -135,7 +135,7 @@ def test_a_shard_that_cannot_be_written_says_why(output, tmp_path):
     output.begin(RUN)
     (tmp_path / "out" / shard_name(0)).mkdir()
     (tmp_path / "out" / shard_name(0) / "in the way").touch()
-    with pytest.raises(InputError, match=r"shard-000000.parquet cannot be written"):
+    with pytest.raises(StorageError, match=r"shard-000000.parquet cannot be written"):
         output.write_shard(0, columns(4), RUN.components, NOTHING)
 
 

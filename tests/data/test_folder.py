@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 
 from adcgan.data import load_images
-from adcgan.data.image_file import Target
-from adcgan.data.parallel import decode_all
 from adcgan.errors import InputError
-from adcgan.progress import silent
 
 
 def save(path: Path, value: int | tuple[int, int, int] = 0, kind: str = "PNG") -> Path:
@@ -279,15 +276,6 @@ def test_many_pixels_go_to_a_file_that_leaves_nothing_behind(
     assert isinstance(found.images, np.memmap)
     assert found.images[:, 2, 3, 3].tolist() == list(range(40))
     assert list(scratch.iterdir()) == []
-
-
-def test_full_disk_is_reported_with_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("adcgan.data.parallel._PixelWriter.append", full)
-    with pytest.raises(InputError, match=r"No space is left in .*TMPDIR"):
-        decode_all(["0"], lambda _: np.zeros((1, 16, 16), np.uint8), Target(16), progress=silent)
 
 
 def test_progress_counts_every_input(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def run_on_ray(
         Ray is not installed.
     InputError
         There is no cluster at `address`.
+    OSError
+        The system failed a cell: the disk is full, for example.
     """
     with connected(address) as ray:
         yield from _tasks(ray, cells, folder, workers, device, cuda_graphs)
@@ -91,6 +93,8 @@ def _tasks(
                     row = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     row = error_row(cell, " ".join(f"{type(error).__name__}: {error}".split()))
+                if isinstance(row, OSError):
+                    raise row
                 yield cell, row, _under_way(ray, len(running) + len(waiting), workers, on_gpu)
     finally:
         for reference in running:
@@ -108,7 +112,7 @@ def _under_way(ray: Any, left: int, workers: int | None, on_gpu: bool) -> int:
 
 def _run(
     cell: Cell, folder: str, device: str, cuda_graphs: bool | None, environment: dict[str, str]
-) -> Row:
+) -> Row | OSError:
     """Compute one cell, on whichever machine this is."""
     os.environ.update(environment)
     return attempt(cell, Path(folder), device, cuda_graphs)

@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 from adcgan.errors import InputError
+from adcgan.files import append_line
 
 # Windows has other locks; there two sweeps in one folder go unnoticed.
 if sys.platform != "win32":
@@ -59,11 +60,8 @@ class RowsFile:
         os.close(self._file)
 
     def append(self, row: Row) -> None:
-        """Add a row, in one write, and wait until it is on the disk."""
-        line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        written = os.write(self._file, line)
-        if written != len(line):
-            raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written")
+        """Add a row, whole or not at all, and wait until it is on the disk."""
+        append_line(self.path, self._file, json.dumps(row, allow_nan=False) + "\n")
         os.fsync(self._file)
 
     def _lock(self) -> None:

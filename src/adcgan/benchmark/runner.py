@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -32,7 +33,7 @@ from adcgan.benchmark.protocol import (
 from adcgan.benchmark.rows import Row
 from adcgan.data import DATASETS, ImageSet, load_named
 from adcgan.detectors import ADCGAN, Detector
-from adcgan.errors import DivergedError, InputError, MissingExtraError
+from adcgan.errors import DivergedError, InputError, MissingExtraError, system_failure
 from adcgan.progress import Progress, silent
 from adcgan.scoring import normality_score, variants
 from adcgan.training import hardware, resolve_device, versions
@@ -136,11 +137,24 @@ def run_cell(
     }
 
 
-def attempt(cell: Cell, folder: Path, device: str = "auto", cuda_graphs: bool | None = None) -> Row:
-    """Run a cell; whatever goes wrong becomes a row with its error."""
+def attempt(
+    cell: Cell, folder: Path, device: str = "auto", cuda_graphs: bool | None = None
+) -> Row | OSError:
+    """Run a cell; whatever goes wrong becomes a row with its error.
+
+    Returns
+    -------
+    dict or OSError
+        The row; or why the system failed, where it would fail the other cells too (a full disk, no
+        permission). That is returned, not raised, as it has to reach the sweep's process.
+    """
     try:
         return run_cell(cell, folder, device=device, cuda_graphs=cuda_graphs)
     except Exception as error:
+        failure = system_failure(error)
+        # Another cell may need less memory, or have its files.
+        if failure is not None and failure.errno not in (errno.ENOMEM, errno.ENOENT):
+            return failure
         text = " ".join(f"{type(error).__name__}: {error}".split())
         # An error that a user can meet explains itself.
         trace = None if isinstance(error, _EXPECTED) else traceback.format_exc()

@@ -85,6 +85,9 @@ def sweep(
         or the data set or one of its masks cannot be read.
     MissingExtraError
         Ray is asked for and not installed.
+    OSError
+        The system failed: the disk is full, for example. Cells under way are stopped; the same
+        call goes on with them.
     """
     _check_folder(folder)
     if workers is not None and workers < 1:

@@ -60,6 +60,11 @@ def run_local(
     ------
     cell, row, running
         In the order they are done; `running` cells are under way at that moment.
+
+    Raises
+    ------
+    OSError
+        The system failed a cell: the disk is full, for example.
     """
     devices = _devices(device)
     count = min(len(cells), workers or default_workers(len(devices)))
@@ -144,14 +149,23 @@ class _Worker:
             self.connection.send(cell)
 
     def finished(self) -> tuple[Cell, Row | None]:
-        """Return the cell and its row, or None if the process was killed."""
+        """Return the cell and its row, or None if the process was killed.
+
+        Raises
+        ------
+        OSError
+            The system failed in the process: the disk is full, for example.
+        """
         assert self.cell is not None
         cell, self.cell = self.cell, None
         try:
-            return cell, self.connection.recv()
+            found = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.kill()
             return cell, None
+        if isinstance(found, OSError):
+            raise found
+        return cell, found
 
     def kill(self) -> None:
         """End the process at once."""
@@ -181,7 +195,11 @@ def _work(connection: Connection, folder: Path, device: str, cuda_graphs: bool |
     # Ctrl-C reaches the whole group of processes; the one that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        connection.send(error)
+        return
     os.dup2(log, _STDERR)
     with features_kept():
         while True:

@@ -18,7 +18,7 @@ from pyarrow import fs, parquet
 from adcgan.bulk.listing import open_location, said
 from adcgan.bulk.manifest import Manifest, Summary
 from adcgan.data.system_files import is_left_out
-from adcgan.errors import InputError
+from adcgan.errors import InputError, StorageError
 from adcgan.files import replacing
 
 # The underscore keeps readers of the folder (PyArrow, pandas, Spark) from taking it for a table.
@@ -109,7 +109,9 @@ class Output:
         Raises
         ------
         InputError
-            As `check`; or the folder cannot be written.
+            As `check`; or a file is where the folder would be.
+        StorageError
+            The folder cannot be written.
         """
         self.check(manifest)
         content = {"format": FORMAT, **asdict(manifest), "n_shards": manifest.n_shards}
@@ -117,8 +119,10 @@ class Output:
         try:
             self.filesystem.create_dir(self.path, recursive=True)
             self.write(MANIFEST, text.encode("utf-8"))
-        except OSError as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"--out {self.shown!r}: {said(error)}.") from None
+        except OSError as error:
+            raise StorageError(f"--out {self.shown!r}: {said(error)}.") from None
 
     def finished(self, manifest: Manifest) -> dict[int, Summary]:
         """Return the summaries of the shards whose files are whole, by number.
@@ -156,7 +160,7 @@ class Output:
 
         Raises
         ------
-        InputError
+        StorageError
             It cannot be written: no space is left, or no right to.
         """
         about = {_SUMMARY: json.dumps(asdict(summary)).encode("utf-8")}
@@ -166,7 +170,7 @@ class Output:
         try:
             self.write(shard_name(shard), sink.getvalue().to_pybytes())
         except OSError as error:
-            raise InputError(
+            raise StorageError(
                 f"--out {self.shown!r}: {shard_name(shard)} cannot be written: {said(error)}."
             ) from None
 

@@ -125,6 +125,8 @@ def score_in_bulk(
         cluster does not see a disk.
     MissingExtraError
         Ray is not installed.
+    StorageError
+        `out` cannot be written; what is finished is kept.
     LostWorkersError
         A shard lost its worker again and again; what is finished is kept.
     """

@@ -20,7 +20,7 @@ from adcgan.bulk.output import Output
 from adcgan.bulk.reading import Found, images_at
 from adcgan.data import ImageSet
 from adcgan.data.ragged import gathered
-from adcgan.errors import InputError, MissingExtraError
+from adcgan.errors import InputError, MissingExtraError, StorageError
 
 if TYPE_CHECKING:
     from adcgan.scoring import Scorer
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 RETRIES = 5
 # Images held decoded before they are scored: a multiple of the most that a model takes at once.
 _TOGETHER = 512
+# What a new attempt will not mend, by name.
+_TOLD = {kind.__name__: kind for kind in (InputError, MissingExtraError, StorageError)}
 
 
 class LostWorkersError(RuntimeError):
@@ -84,8 +86,7 @@ class Report:
     def result(self) -> Summary:
         """Return the summary, or raise the error."""
         if self.summary is None:
-            kinds = {kind.__name__: kind for kind in (InputError, MissingExtraError)}
-            raise kinds.get(self.kind, LostWorkersError)(self.message)
+            raise _TOLD.get(self.kind, LostWorkersError)(self.message)
         return self.summary
 
 
@@ -133,7 +134,7 @@ class ShardScorer:
         (shard,) = batch["shard"].tolist()
         try:
             report = Report(shard, self._score(shard))
-        except (InputError, MissingExtraError, LostWorkersError) as error:
+        except (*_TOLD.values(), LostWorkersError) as error:
             report = Report(shard, None, type(error).__name__, str(error))
         return {"report": np.array([json.dumps(asdict(report))])}
 

@@ -1,8 +1,8 @@
 """The command line: ``adcgan COMMAND …``.
 
 Nothing here imports torch, scikit-learn or matplotlib until a command runs, so that help is
-quick. Exit codes: 0 done, 2 the user's input is wrong, 3 training diverged, 130 interrupted; any
-other error is a bug and shows its traceback.
+quick. Exit codes: 0 done, 2 the user's input is wrong, 3 training diverged, 4 the system failed
+(a full disk, no permission), 130 interrupted; any other error is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from adcgan.cli import (
     serve,
     tables,
 )
-from adcgan.cli.terminal import one_line_warnings, say
+from adcgan.cli.failures import failure_line, wrong_path_line
+from adcgan.cli.terminal import one_line_warnings, quiet_matplotlib, say
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
 _RESUMED_BY = {
-    **dict.fromkeys(("fit", "demo", "compare"), "; the same command with --resume goes on"),
-    "benchmark": "; the same command goes on",
+    **dict.fromkeys(("fit", "demo", "compare"), "the same command with --resume goes on"),
+    "benchmark": "the same command goes on",
 }
 
 
@@ -48,10 +49,17 @@ class _Commands(TyperGroup):
                 param.hidden = True
         return params
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the command line; some options, such as those on shell completion, act on it."""
+        try:
+            return super().make_context(*arguments, **options)
+        except OSError as error:
+            raise _of_the_system(error, "") from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that `ctx` names."""
         try:
-            with one_line_warnings():
+            with one_line_warnings(), quiet_matplotlib():
                 return super().invoke(ctx)
         except (InputError, MissingExtraError) as error:
             raise _ended(f"error: {error}", 2) from None
@@ -63,8 +71,19 @@ class _Commands(TyperGroup):
                 raise
             raise _ended(f"error: this command needs {error.name}: pip install adcgan", 2) from None
         except KeyboardInterrupt:
-            hint = _RESUMED_BY.get(ctx.invoked_subcommand, "")
-            raise _ended(f"interrupted{hint}", 130) from None
+            hint = _RESUMED_BY.get(ctx.invoked_subcommand)
+            raise _ended(f"interrupted{f'; {hint}' if hint else ''}", 130) from None
+        except Exception as error:
+            raise _of_the_system(error, ctx.invoked_subcommand) from None
+
+
+def _of_the_system(error: Exception, command: str) -> Exception:
+    """Return what ends the program if the system failed, or refuses a path; else the error."""
+    line = failure_line(error, _RESUMED_BY.get(command, "give the same command again"))
+    if line is not None:
+        return _ended(f"error: {line}", 4)
+    line = wrong_path_line(error)
+    return error if line is None else _ended(f"error: {line}", 2)
 
 
 def _ended(line: str, code: int) -> typer.Exit:

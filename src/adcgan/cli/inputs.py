@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,10 +169,14 @@ def refuse_skipped(images: ImageSet, strict: bool) -> None:
 
 
 def check_output_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse, before any work, a folder with something in it that is not to be gone on with."""
+    """Refuse, before any work, a folder with something in it that is not to be gone on with.
+
+    `OSError` if nothing can be written to it.
+    """
     from adcgan.data.system_files import holds_something
 
     if not folder.exists():
+        check_writable(folder)
         return
     if not folder.is_dir():
         raise InputError(f"--out must be a folder. {str(folder)!r} is a file.")
@@ -180,19 +185,49 @@ def check_output_folder(folder: Path, *, resume: bool) -> None:
             f"--out must be an empty or new folder, or --resume be given. {str(folder)!r} has "
             "files in it."
         )
+    check_writable(folder)
 
 
 def check_output_file(path: Path) -> None:
-    """Refuse, before any work, a folder where a file is to be written."""
+    """Refuse, before any work, a folder where a file is to be written.
+
+    `OSError` if the folder that it is to be in cannot be written to.
+    """
     if path.is_dir():
         raise InputError(f"--out must be a file. {str(path)!r} is a folder.")
+    check_writable(path.parent)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those it is in."""
+    """Make a folder for results, and those it is in; `OSError` if nothing can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{str(folder)!r} cannot be made: {error.strerror}.") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{str(folder)!r} cannot be written to.")
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise, before any work, what the system would say to a new file in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not be there yet.
+
+    Raises
+    ------
+    OSError
+        The file system is read-only, or the right is missing.
+    """
+    whole = folder.absolute()
+    there = next(path for path in (whole, *whole.parents) if path.exists())
+    if not there.is_dir() or os.access(there, os.W_OK | os.X_OK):
+        return
+    try:
+        # Only the system knows why not.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        error.filename = str(folder)
+        raise

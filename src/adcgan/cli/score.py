@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adcgan.cli import options
-from adcgan.cli.inputs import check_output_file, images_to_score, make_folder
+from adcgan.cli.inputs import check_output_file, check_writable, images_to_score, make_folder
 from adcgan.cli.terminal import print_json, print_table, say
 from adcgan.errors import InputError, MissingExtraError
 
@@ -137,6 +137,9 @@ def _here(
     check_output_file(out)
     if pictures.regions is not None:
         check_output_file(pictures.regions)
+    for folder in (pictures.heatmaps, pictures.masks):
+        if folder is not None:
+            check_writable(folder)
     if pictures.heatmaps is not None and find_spec("matplotlib") is None:
         raise MissingExtraError("--heatmaps needs matplotlib: pip install matplotlib")
     detector = load(model, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import warnings
@@ -58,3 +59,18 @@ def one_line_warnings() -> Iterator[None]:
         warnings.filterwarnings("default", category=UserWarning, module=r"adcgan\b")
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def quiet_matplotlib() -> Iterator[None]:
+    """Keep Matplotlib from telling, while the block runs, that it has no folder for its cache.
+
+    It does without, for example where the user has no home folder.
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

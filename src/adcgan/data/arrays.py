@@ -6,9 +6,9 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ def is_array(data: Any) -> bool:
     return hasattr(data, "__array__") and not is_image and not is_array_of_items(data)
 
 
-def is_array_of_items(data: Any) -> bool:
+def is_array_of_items(data: Any) -> TypeGuard[Iterable[Any]]:
     """Say whether `data` is a list in the form of an array of paths, or a pandas Series of them."""
     kind = getattr(getattr(data, "dtype", None), "kind", None)
     return kind in ("U", "O") and getattr(data, "ndim", None) == 1

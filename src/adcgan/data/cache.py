@@ -63,13 +63,19 @@ class Decoded:
         return np.flatnonzero(readable)
 
 
-def cache_folder() -> Path:
-    """Return ``$ADCGAN_CACHE``, or ``adcgan`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+def cache_folder() -> Path | None:
+    """Return ``$ADCGAN_CACHE``, or ``adcgan`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    None where the user has no home folder.
+    """
     chosen = os.environ.get("ADCGAN_CACHE")
     if chosen:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "adcgan"
+    if base:
+        return Path(base) / "adcgan"
+    home = os.path.expanduser("~")
+    return None if home == "~" else Path(home) / ".cache" / "adcgan"
 
 
 def entry_key(settings: dict[str, Any], digests: list[str]) -> str:
@@ -91,6 +97,8 @@ def file_digest(path: str | Path) -> str:
 def read_entry(key: str) -> Decoded | None:
     """Return the entry, its pixels memory-mapped, or None where there is no sound one."""
     folder = cache_folder()
+    if folder is None:
+        return None
     try:
         record = json.loads((folder / f"{key}.json").read_text("utf-8"))
         channels = int(record["channels"])
@@ -109,7 +117,7 @@ def read_entry(key: str) -> Decoded | None:
 
 def publish(key: str, pixels: Path, decoded: Decoded) -> None:
     """Make the finished file `pixels`, in the cache folder, the entry `key`."""
-    folder = cache_folder()
+    folder = pixels.parent
     shapes = [image.shape for image in decoded.images]
     record = {
         "channels": shapes[0][0],
@@ -127,8 +135,10 @@ def publish(key: str, pixels: Path, decoded: Decoded) -> None:
 
 def discard(key: str) -> None:
     """Remove the entry, if it is there."""
-    for ending in ("json", "pixels"):
-        (cache_folder() / f"{key}.{ending}").unlink(missing_ok=True)
+    folder = cache_folder()
+    if folder is not None:
+        for ending in ("json", "pixels"):
+            (folder / f"{key}.{ending}").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -146,19 +156,31 @@ def new_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
 def usable_cache() -> Path | None:
     """Return the cache folder, made if need be, or None (with a warning) if it is not writable."""
     folder = cache_folder()
+    if folder is None:
+        warnings.warn(
+            "There is no home folder for a cache: decoded images are not kept. Set $ADCGAN_CACHE "
+            "to a folder.",
+            stacklevel=2,
+        )
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder):
             pass
     except OSError as error:
-        warnings.warn(
-            f"The cache folder {str(folder)!r} cannot be written ({error.strerror}): decoded "
-            "images are not kept. Set $ADCGAN_CACHE to a folder that can.",
-            stacklevel=2,
-        )
+        warn_of_cache(folder, error)
         return None
     _sweep(folder)
     return folder
+
+
+def warn_of_cache(folder: Path, error: OSError) -> None:
+    """Warn that the cache folder cannot be written."""
+    warnings.warn(
+        f"The cache folder {str(folder)!r} cannot be written ({error.strerror}): decoded images "
+        "are not kept. Set $ADCGAN_CACHE to a folder that can.",
+        stacklevel=3,
+    )
 
 
 def _sweep(folder: Path) -> None:

@@ -7,26 +7,23 @@ and a full disk is an error rather than a crash.
 
 from __future__ import annotations
 
-import errno
 import os
-import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adcgan.data.cache import Decoded, new_file, publish, usable_cache
+from adcgan.data.cache import Decoded, discard, new_file, publish, usable_cache, warn_of_cache
 from adcgan.data.image_file import Target, quiet_pillow, reason
 from adcgan.data.imageset import Skipped
 from adcgan.data.ragged import Images, shaped
-from adcgan.errors import InputError
+from adcgan.files import scratch_file
 from adcgan.progress import Progress, terminal_progress
 
 T = TypeVar("T")
@@ -70,11 +67,14 @@ def decode_all(
     -------
     Decoded
         With no images if no input can be read; that is never kept in the cache.
+
+    Raises
+    ------
+    OSError
+        The pixels do not fit into ``$TMPDIR``. A cache that cannot be written is a warning.
     """
-    # What keeps its size may be of any: it goes to a file.
-    side = target.size
-    most = None if target.resize == "keep" or side is None else len(names) * 3 * side**2
-    with _open_file(most, key) as (file, path):
+
+    def decode_into(file: IO[bytes]) -> Decoded:
         writer = _PixelWriter(file, target)
         skipped: list[Skipped] = []
         one = partial(_fetch_or_reason, fetch)
@@ -84,34 +84,28 @@ def decode_all(
                     skipped.append(Skipped(position, names[position], outcome))
                 else:
                     writer.append(outcome)
-        decoded = Decoded(writer.finish(), skipped, labels)
-        if key is not None and path is not None and len(decoded.images):
-            publish(key, path, decoded)
-    return decoded
+        return Decoded(writer.finish(), skipped, labels)
 
-
-@contextmanager
-def _open_file(most: int | None, key: str | None) -> Iterator[tuple[IO[bytes], Path | None]]:
-    """Open a file for `most` bytes of pixels; only one with a path can become a cache entry."""
     folder = None if key is None else usable_cache()
-    where = folder or Path(tempfile.gettempdir())
-    try:
-        if folder is not None:
+    if key is not None and folder is not None:
+        try:
             with new_file(folder) as (file, path):
-                yield file, path
-        elif most is not None and most <= _IN_MEMORY_BYTES:
-            yield BytesIO(), None
-        else:
-            with tempfile.TemporaryFile() as file:
-                yield file, None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        needed = "" if most is None else f" (up to {most} bytes)"
-        raise InputError(
-            f"No space is left in {str(where)!r} for the decoded images{needed}. "
-            "Set $ADCGAN_CACHE (for kept images) or $TMPDIR to a folder with room."
-        ) from error
+                decoded = decode_into(file)
+                if len(decoded.images):
+                    publish(key, path, decoded)
+            return decoded
+        except OSError as error:
+            # What cannot be read is in `skipped`, so this is the cache, which can be done without.
+            warn_of_cache(folder, error)
+            with suppress(OSError):
+                discard(key)
+    # What keeps its size may be of any: it goes to a file.
+    side = target.size
+    most = None if target.resize == "keep" or side is None else len(names) * 3 * side**2
+    in_memory = most is not None and most <= _IN_MEMORY_BYTES
+    # What is in memory is not closed: the images are views of it.
+    with nullcontext(BytesIO()) if in_memory else scratch_file() as file:
+        return decode_into(file)
 
 
 class _PixelWriter:

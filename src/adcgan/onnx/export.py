@@ -87,9 +87,11 @@ def export_onnx(detector: Detector, path: str | Path) -> Export:
     Raises
     ------
     InputError
-        The detector is not fitted, its method cannot be exported, or `path` cannot be written.
+        The detector is not fitted, or its method cannot be exported.
     MissingExtraError
         onnx or onnxruntime is not installed.
+    OSError
+        `path` cannot be written.
     RuntimeError
         The file does not agree with the detector. None is left.
     """
@@ -97,14 +99,11 @@ def export_onnx(detector: Detector, path: str | Path) -> Export:
     check_exportable(detector, path)
     description = describe(detector)
     content = seal(to_onnx(_plain(detector.model_on("cpu")), description))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-            written = OnnxBackend(temporary, "cpu", None)
-            parity, n_checked = check_parity(detector.model_on("cpu"), written)
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        written = OnnxBackend(temporary, "cpu", None)
+        parity, n_checked = check_parity(detector.model_on("cpu"), written)
     return Export(path, len(content), parity, n_checked)
 
 

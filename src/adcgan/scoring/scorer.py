@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from adcgan.data.arrays import is_array
 from adcgan.data.image_file import Target
 from adcgan.data.ragged import Images, Maps, gathered, shaped
 from adcgan.errors import InputError
+from adcgan.files import scratch_file
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring.assessment import Assessment, placed
 from adcgan.scoring.backend import Backend, Components, Scored, Shape, in_batches
@@ -186,6 +186,8 @@ class Scorer(ABC):
         ------
         InputError
             The images are not as described, or there are no maps to be had.
+        OSError
+            The maps do not fit into the folder for temporary files, ``$TMPDIR``.
         """
         images = self._load_for_scoring(X, warn=False)
         verdict = self.verdict(fpr)
@@ -193,7 +195,7 @@ class Scorer(ABC):
             warnings.warn(verdict.warning, stacklevel=2)
         parts: list[dict[str, NDArray[np.float64]]] = []
         heat, shapes = None, list[tuple[int, ...]]()
-        with tempfile.TemporaryFile(prefix="adcgan-maps-") if maps else nullcontext() as file:
+        with scratch_file() if maps else nullcontext() as file:
             for scored in self.passes(images.images, progress=terminal_progress()):
                 parts.append(scored.components)
                 if file is not None:

@@ -14,7 +14,7 @@ import torch
 
 from adcgan import __version__
 from adcgan.errors import InputError
-from adcgan.files import remove_leftovers, replacing, write_json
+from adcgan.files import append_line, remove_leftovers, replacing, write_json
 
 RUN_FILE, STATS_FILE = "run.json", "stats.jsonl"
 Row = dict[str, Any]
@@ -123,11 +123,15 @@ class RunLog:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def append(self, row: Row) -> None:
-        """Add one row."""
+        """Add one row, whole or not at all."""
         self.rows.append(row)
         if self.folder is not None:
-            with open(self.folder / STATS_FILE, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            path = self.folder / STATS_FILE
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                append_line(path, file, json.dumps(row) + "\n")
+            finally:
+                os.close(file)
 
 
 def read_rows(path: Path) -> list[Row]:
