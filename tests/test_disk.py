@@ -224,6 +224,21 @@ def test_a_missing_home_folder_is_one_warning_and_nothing_else(root: Path, tmp_p
     assert told[0].startswith(f"warning: The cache folder '{tmp_path}/file/home/.cache/adcgan' ca")
 
 
+def test_images_are_not_left_out_for_want_of_open_files(root: Path) -> None:
+    paths = sorted((root / "train").iterdir())
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            load_images(paths)
+        with pytest.raises(OSError, match="Too many open files"):
+            load_images(root / "train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

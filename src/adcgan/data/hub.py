@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import warnings
@@ -19,7 +20,7 @@ from adcgan.data.cache import Decoded, entry_key, file_digest, read_entry
 from adcgan.data.image_file import Target, decode_file
 from adcgan.data.parallel import decode_all
 from adcgan.data.system_files import is_left_out
-from adcgan.errors import InputError, MissingExtraError
+from adcgan.errors import InputError, MissingExtraError, system_failure
 from adcgan.progress import Progress
 
 
@@ -125,6 +126,9 @@ def _open_dataset(path: str, split: str, hub_id: str, cache_dir: str | None) -> 
         with _quiet(datasets):
             return datasets.load_dataset(path, split=split, cache_dir=cache_dir)
     except Exception as error:
+        failure = system_failure(error)
+        if failure is not None and failure.errno != errno.ENOENT:
+            raise failure from None
         # The hub's client raises a dozen unrelated types; for the caller they mean one thing.
         what = " ".join(f"{type(error).__name__}: {error}".split())
         where = "the hub" if path == hub_id else repr(path)

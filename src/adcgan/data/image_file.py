@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import warnings
@@ -229,7 +230,13 @@ def upright_size(path: str) -> tuple[int, int]:
 
 
 def reason(error: Exception) -> str:
-    """Say in one line, without paths or addresses, why an image could not be read."""
+    """Say in one line, without paths or addresses, why an image could not be read.
+
+    Where it is not the image's fault, as too many files are open, the error is raised again: the
+    image must not be left out.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that can be read"
     if isinstance(error, OSError) and error.strerror:

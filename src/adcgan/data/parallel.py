@@ -7,6 +7,7 @@ and a full disk is an error rather than a crash.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -95,6 +96,8 @@ def decode_all(
                     publish(key, path, decoded)
             return decoded
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             # What cannot be read is in `skipped`, so this is the cache, which can be done without.
             warn_of_cache(folder, error)
             with suppress(OSError):
