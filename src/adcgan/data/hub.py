@@ -128,6 +128,8 @@ def _open_dataset(path: str, split: str, hub_id: str, cache_dir: str | None) -> 
     except Exception as error:
         failure = system_failure(error)
         if failure is not None and failure.errno != errno.ENOENT:
+            if failure.filename is None and cache_dir is not None:
+                failure.filename = tempfile.tempdir
             raise failure from None
         # The hub's client raises a dozen unrelated types; for the caller they mean one thing.
         what = " ".join(f"{type(error).__name__}: {error}".split())
