@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Decided by the class, not by what it computes: what a system says of itself.
 FACTS = {
     "name",
+    "about",
     "league",
     "extra",
     "packages",

@@ -20,7 +20,7 @@ from PIL import Image
 
 import adcgan
 from adcgan.detectors import PixelKNN, RobustAutoencoder
-from adcgan.scoring import Components, Scored, Scorer
+from adcgan.scoring import Components, ModelCard, Scored, Scorer
 
 
 class Brightness(Scorer):
@@ -62,6 +62,9 @@ class Brightness(Scorer):
 
     def variants(self, components: Components) -> dict[str, NDArray[np.float64]]:
         return dict.fromkeys(set(), components["mean"])
+
+    def card(self) -> ModelCard | None:
+        return None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         return {"deep": deep}

@@ -413,6 +413,7 @@ def test_the_model_is_described(site):
     assert body["calibration"]["quantiles"]["0.5"] == 59
     assert body["limits"]["max_files"] == 64
     assert {"adcgan", "numpy", "pillow"} <= set(body["versions"])
+    assert body["card"] is None
 
 
 def test_answers_are_as_their_schemas_say(site, picture):

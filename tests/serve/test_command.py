@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,8 @@ def test_an_exported_model_is_served_without_torch(models, digits):
         assert described["detector"] == "RobustAutoencoder"
         assert "onnxruntime" in described["versions"]
         assert "torch" not in described["versions"]
+        assert described["card"] == asdict(adcgan.load(models / "rda").card())
+        assert described["card"]["source"] == "digits (train)"
         assert ended(process) == ""
 
 

@@ -6,6 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +23,7 @@ from adcgan.data.image_file import MAX_SIZE, MIN_SIZE, RESIZES
 from adcgan.data.prepare import Split, divided, split_held_out
 from adcgan.data.ragged import Images
 from adcgan.detectors import storage
+from adcgan.detectors.card import Provenance, card_of, to_markdown
 from adcgan.detectors.model import Model
 from adcgan.detectors.notebook import html_of
 from adcgan.detectors.settings import Settings, check, maybe, one_of, real, setting, text, whole
@@ -29,6 +31,7 @@ from adcgan.errors import InputError, MissingExtraError
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring import Components, Scorer, Shape, Verdict, contamination_threshold
 from adcgan.scoring.assessment import placed
+from adcgan.scoring.card import ModelCard
 from adcgan.training import (
     Recipe,
     RunLog,
@@ -235,6 +238,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         self.history_ = log.rows
         self._training_images = images
         self._calibrate(images.images, calibration)
+        self._provenance = Provenance.now(images, self.model_.device)
         accelerator.end_training()
         if folder is not None and accelerator.is_main_process:
             self.save(folder)
@@ -461,7 +465,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     # -- saving --------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the model folder `path`: config, weights, calibration and a manifest of hashes."""
+        """Write the model folder `path`: config, weights, calibration, a manifest of hashes.
+
+        With them a README.md, the model's card, unless one that is not a card stands there.
+        """
         self._check_fitted()
         calibration = {
             "scores": self.calibration_scores_.tolist(),
@@ -476,8 +483,16 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             "resized": self.resized_,
             "n_train": self.n_train_,
             "n_calibration": self.n_calibration_,
+            "provenance": asdict(self._provenance),
         }
-        storage.write(Path(path).expanduser(), config, calibration, self.model_.state_dict())
+        card = to_markdown(self, self.card())
+        state = self.model_.state_dict()
+        storage.write(Path(path).expanduser(), config, calibration, state, card)
+
+    def card(self) -> ModelCard:
+        """Return the facts of the model's card."""
+        self._check_fitted()
+        return card_of(self, self._provenance)
 
     @classmethod
     def from_stored(cls, stored: storage.Stored, device: str = "auto") -> Self:
@@ -499,6 +514,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         self.resized_ = stored.config["resized"]
         self.n_train_ = stored.config["n_train"]
         self.n_calibration_ = stored.config["n_calibration"]
+        self._provenance = Provenance(
+            # Models that were fitted before it was kept know their version alone.
+            **stored.config.get("provenance", {"version": stored.config["versions"]["adcgan"]})
+        )
         self.calibration_scores_ = np.asarray(stored.calibration["scores"], dtype=np.float64)
         peaks = stored.calibration.get("peaks")
         self.calibration_peaks_ = None if peaks is None else np.asarray(peaks, dtype=np.float64)

@@ -10,12 +10,14 @@ and an entry under "Parameters" in the class's documentation.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import dataclass_transform
 
@@ -161,15 +163,24 @@ def precision_setting() -> Any:
 class Settings:
     """Gives classes that derive from it the settings in their body, and those of their bases."""
 
+    # What a class says that it is: its documentation without lists and examples.
+    about: ClassVar[str]
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(kw_only=True, eq=False, repr=False)(cls)
+        cls.about = _prose(cls.__doc__)
         cls.__doc__ = _with_parameters(cls)
 
     @classmethod
     def rules(cls) -> dict[str, Rule]:
         """Return what each setting may be, by its name."""
         return {field.name: field.metadata["rule"] for field in _declared(cls)}
+
+    @classmethod
+    def described(cls) -> dict[str, tuple[Any, str]]:
+        """Return the default of each setting and what it is, by its name."""
+        return {field.name: (field.default, field.metadata["doc"]) for field in _declared(cls)}
 
     def check_parameters(self) -> None:
         """Raise `InputError` for the first setting that is not as documented."""
@@ -179,6 +190,13 @@ class Settings:
 
 def _declared(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
+
+
+def _prose(documentation: str | None) -> str:
+    """Return what a documentation says before its first section, and its notes."""
+    head, *sections = re.split(r"^(\w+)\n-+\n", inspect.cleandoc(documentation or ""), flags=re.M)
+    titled = dict(zip(sections[::2], sections[1::2], strict=True))
+    return "\n\n".join(part.strip() for part in (head, titled.get("Notes", "")) if part.strip())
 
 
 def _with_parameters(cls: type) -> str:

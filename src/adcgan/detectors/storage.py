@@ -13,11 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adcgan.errors import InputError
-from adcgan.files import replacing, write_json
+from adcgan.files import replacing, write_json, write_text
 from adcgan.training.runlog import STATS_FILE, read_rows, versions
 
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.safetensors", "calibration.json"
 MANIFEST = "manifest.json"
+CARD = "README.md"
+# A card begins so; a README.md that does not is someone's own.
+CARD_HEAD = "---\nlibrary_name: adcgan\n"
 FORMAT = 2
 
 
@@ -36,6 +39,7 @@ def write(
     config: Mapping[str, Any],
     calibration: Mapping[str, Any],
     state: Mapping[str, Tensor],
+    card: str,
 ) -> None:
     """Write a model folder. The manifest goes first and comes last: without it there is no model.
 
@@ -47,6 +51,9 @@ def write(
         JSON values.
     state : mapping of str to Tensor
         Weights and other learned tensors.
+    card : str
+        For README.md, which stays as it is where it is someone's own. No hash is kept of it: it is
+        for people to add to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -54,6 +61,8 @@ def write(
     write_json(folder / CALIBRATION, calibration)
     with replacing(folder / WEIGHTS) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+    if not (folder / CARD).exists() or _is_card(folder / CARD):
+        write_text(folder / CARD, card)
     names = [CONFIG, WEIGHTS, CALIBRATION]
     if (folder / STATS_FILE).exists():
         names.append(STATS_FILE)
@@ -100,6 +109,15 @@ def read(folder: Path) -> Stored:
         state=load_file(folder / WEIGHTS),
         history=read_rows(folder / STATS_FILE) if STATS_FILE in hashes else [],
     )
+
+
+def _is_card(path: Path) -> bool:
+    """Say whether a file is a card, as it was written or with additions."""
+    head = CARD_HEAD.encode()
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(head)) == head
 
 
 def _hash(path: Path) -> str:

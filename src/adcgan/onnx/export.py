@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -139,6 +139,7 @@ def describe(detector: Detector) -> Description:
         components=components,
         score=Weighing.of(detector.backend.combine, components),
         variants={name: Weighing.of(variant(name), components) for name in variants},
+        card=asdict(detector.card()),
     )
 
 

@@ -120,6 +120,8 @@ class Description:
         How they make the score.
     variants : dict of str to Weighing
         Other scores made of them.
+    card : dict or None
+        The fields of the model's card; None in a file that was exported before it had one.
     """
 
     version: str
@@ -136,6 +138,7 @@ class Description:
     components: list[str]
     score: Weighing
     variants: dict[str, Weighing]
+    card: dict[str, Any] | None
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata of a file that is yet to be sealed."""

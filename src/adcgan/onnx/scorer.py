@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adcgan.errors import InputError, MissingExtraError
 from adcgan.onnx.metadata import INPUT, MAP, RECONSTRUCTION, SCORE, Description, check_seal
-from adcgan.scoring import Components, Scored, Scorer
+from adcgan.scoring import Components, ModelCard, Scored, Scorer
 
 _ERRORS_ONLY = 3
 
@@ -161,6 +161,11 @@ class OnnxScorer(Scorer):
     def called(self) -> str:
         """What errors call this scorer."""
         return f"{self.system} in {self.path.name}"
+
+    def card(self) -> ModelCard | None:
+        """Return the facts of the model's card; None for a file exported before it had one."""
+        known = self.description_.card
+        return None if known is None else ModelCard(**known)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's parameters of the detector that was exported; this device."""

@@ -17,6 +17,7 @@ from adcgan.scoring.calibration import (
     smallest_budget,
     threshold_for_budget,
 )
+from adcgan.scoring.card import ModelCard
 from adcgan.scoring.normality import (
     COMPONENTS,
     discrimination_loss,
@@ -36,6 +37,7 @@ __all__ = [
     "Assessment",
     "Backend",
     "Components",
+    "ModelCard",
     "Scored",
     "Scorer",
     "Shape",

@@ -20,6 +20,7 @@ from adcgan.files import scratch_file
 from adcgan.progress import Progress, silent, terminal_progress
 from adcgan.scoring.assessment import Assessment, placed
 from adcgan.scoring.backend import Backend, Components, Scored, Shape, in_batches
+from adcgan.scoring.card import ModelCard
 from adcgan.scoring.regions import Region, regions
 from adcgan.scoring.verdict import Verdict
 
@@ -90,6 +91,10 @@ class Scorer(ABC):
     def called(self) -> str:
         """What errors call this scorer."""
         return self.system
+
+    @abstractmethod
+    def card(self) -> ModelCard | None:
+        """Return the facts of the model's card; None for a file exported before it had one."""
 
     @abstractmethod
     def get_params(self, deep: bool = True) -> dict[str, Any]:

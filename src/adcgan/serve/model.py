@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,7 +149,7 @@ class ServedModel:
 
     def describe(self) -> dict[str, Any]:
         """Return what ``GET /v1/model`` says, limits apart."""
-        scorer = self.scorer
+        scorer, card = self.scorer, self.scorer.card()
         scores = np.asarray(scorer.calibration_scores_, dtype=np.float64)
         shares = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
         return {
@@ -169,6 +169,7 @@ class ServedModel:
                 "scores": scores.tolist(),
             },
             "versions": _versions(),
+            "card": None if card is None else asdict(card),
         }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from adcgan.scoring import ModelCard
+
 
 class RegionRow(BaseModel):
     """Where an image is anomalous: pixels above the threshold that touch."""
@@ -101,6 +103,10 @@ class ModelAnswer(BaseModel):
     heatmap_opacity: float = Field(description="Of the hottest pixel over the image.")
     calibration: Calibration
     versions: dict[str, str]
+    card: ModelCard | None = Field(
+        description="What the model learned from, how it decides and what it is not for; null for "
+        "a file that was exported before it had one."
+    )
     limits: dict[str, float]
 
 
