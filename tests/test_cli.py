@@ -17,7 +17,7 @@ import adcgan
 from adcgan.cli import app, demo
 from adcgan.cli.settings import settings
 from adcgan.data import FOLDER_SETS
-from adcgan.detectors import ADCGAN
+from adcgan.detectors import ADCGAN, PixelPCA
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
 TINY = [
@@ -433,6 +433,24 @@ def test_score_prints_json_alone_on_standard_output(model, photos, tmp_path):
     assert result["n_anomalous"] == sum(row["anomalous"] == "1" for row in rows(out))
     top = [row["score"] for row in result["highest"]]
     assert top == sorted((float(r["score"] or "-inf") for r in rows(out)), reverse=True)[:5]
+
+
+def test_score_warns_of_images_unlike_those_learned_from(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 120, (460, 16, 16), np.uint8)
+    PixelPCA(fpr=0.05, device="cpu").fit(images[:400]).save(tmp_path / "model")
+    np.save(tmp_path / "usual.npy", images[400:])
+    np.save(tmp_path / "brighter.npy", 2 * images[400:])
+    arguments = ["--out", tmp_path / "s.csv"]
+    usual = run("score", tmp_path / "model", tmp_path / "usual.npy", *arguments)
+    assert usual.stderr == ""
+    assert "distance from held-out normal images 0." in usual.stdout
+    warned = run("score", tmp_path / "model", tmp_path / "brighter.npy", *arguments, "--json")
+    start = "warning: These images are unlike those it learned from: their scores are higher"
+    assert warned.stderr.startswith(start)
+    found = json.loads(warned.stdout)["drift"]
+    assert (found["n"], found["share_above"], found["unlike"]) == (60, 1, True)
+    assert found["p_value"] < 0.001
 
 
 def test_another_budget_moves_the_decisions_and_not_the_scores(model, photos, tmp_path):

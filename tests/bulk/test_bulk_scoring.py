@@ -181,6 +181,10 @@ def test_a_killed_worker_loses_nothing(cluster, model, large_folder, tmp_path):
     # Standard output is the result and nothing else, whatever Ray has to say of the loss.
     result = json.loads(done.stdout)
     assert (result["n_scored"], result["n_unreadable"], result["n_shards"]) == (120, 0, 5)
+    assert (result["drift"]["n"], result["drift"]["share_above"]) == (
+        120,
+        result["n_anomalous"] / 120,
+    )
     assert result["n_repeated"] >= 1
 
 

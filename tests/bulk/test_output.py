@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from adcgan.errors import InputError, StorageError
@@ -169,3 +170,14 @@ def test_the_page_names_every_column_and_every_field_of_the_manifest(output, tmp
     fields = list(json.loads((tmp_path / "out" / MANIFEST).read_text()))
     for name in [*schema([]).names, *fields]:
         assert f"`{name}`" in page, name
+
+
+def test_scores_are_read_back_from_shards_that_are_spread_evenly(output):
+    output.begin(RUN)
+    for shard, count in enumerate((4, 4, 2)):
+        rows = {**columns(count), "score": [float(shard)] * (count - 1) + [None]}
+        output.write_shard(shard, rows, RUN.components, NOTHING)
+    everything = output.some_scores(RUN, 100)
+    assert np.isnan(everything).sum() == 3
+    assert everything[~np.isnan(everything)].tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert output.some_scores(RUN, 6)[[0, 4]].tolist() == [0, 2]

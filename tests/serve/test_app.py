@@ -14,6 +14,8 @@ from PIL import Image
 from adcgan import DETECTORS
 from adcgan.errors import InputError
 from adcgan.serve.model import ServedModel
+from adcgan.serve.service import WINDOW
+from adcgan.serve.window import Window
 
 KEYS = {"name", "score", "p_value", "anomalous", "components", "error"}
 
@@ -433,13 +435,14 @@ def test_answers_are_as_their_schemas_say(site, picture):
         strict(schema.ScoreAnswer).model_validate(answer)
         for row in answer["images"]:
             strict(schema.ImageRow).model_validate(row)
+    strict(schema.DriftAnswer).model_validate(site.get("/v1/drift").json())
     strict(schema.ErrorAnswer).model_validate(site.post(**raw(b"x")).json())
     strict(schema.StatusAnswer).model_validate(site.get("/healthz").json())
 
 
 def test_openapi_describes_every_address(site):
     paths = site.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/score", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    assert set(paths) == {"/v1/score", "/v1/model", "/v1/drift", "/healthz", "/readyz", "/metrics"}
     score = paths["/v1/score"]["post"]
     assert "multipart/form-data" in score["requestBody"]["content"]
     assert {"400", "401", "408", "413", "415", "422", "503"} < set(score["responses"])
@@ -540,6 +543,53 @@ def test_metrics_count_requests_images_and_batches(scorer, serve, picture, wait_
     assert metric(text, "process_resident_memory_bytes") > 0
 
 
+def drift_of(site):
+    names = ("images", "share_above", "ks_statistic", "ks_p_value")
+    text = site.get("/metrics").text
+    return [metric(text, f"adcgan_drift_{name}") for name in names]
+
+
+def test_the_service_warns_once_its_last_images_are_unlike_those_learned_from(
+    scorer, serve, picture
+):
+    nothing = {"n": 0, "share_above": None, "statistic": None, "p_value": None, "warning": None}
+    usual = form(*((str(level), picture(level)) for level in range(11, 109, 4)))
+    bright = form(*((str(i), picture(250)) for i in range(40)))
+    with serve(scorer) as site:
+        assert site.get("/v1/drift").json() == nothing
+        assert np.isnan(drift_of(site)[1:]).all()
+        site.post(**raw(b"broken"))
+        assert site.get("/v1/drift").json() == nothing
+        site.post(files=usual)
+        calm = site.get("/v1/drift").json()
+        assert (calm["n"], calm["share_above"], calm["warning"]) == (25, 0, None)
+        assert calm["p_value"] > 0.9
+        site.post(files=bright)
+        found = site.get("/v1/drift").json()
+        assert (found["n"], found["share_above"]) == (65, 40 / 65)
+        start = "The last 65 images scored here are unlike those it learned from: "
+        assert found["warning"].startswith(start)
+        assert drift_of(site) == [65, 40 / 65, found["statistic"], found["p_value"]]
+        for _ in range(WINDOW // 25):
+            site.post(files=usual)
+        assert site.get("/v1/drift").json()["n"] == WINDOW
+        assert site.get("/v1/drift").json()["warning"] is None
+
+
+def test_a_window_keeps_the_last_scores_whoever_adds_them():
+    window = Window(100)
+    threads = [
+        threading.Thread(target=lambda: [window.add([1.0, 2.0, 3.0]) for _ in range(500)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert len(window.scores()) <= 100
+    window.add(range(99))
+    assert window.scores().tolist() == [3.0, *range(99)]
+
+
 def test_two_services_in_one_process_count_apart(scorer, serve, picture):
     with serve(scorer) as one, serve(scorer) as other:
         one.post(**raw(picture(9)))
@@ -550,7 +600,7 @@ def test_two_services_in_one_process_count_apart(scorer, serve, picture):
 # -- the key ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v1/model", "/metrics"])
+@pytest.mark.parametrize("path", ["/v1/model", "/v1/drift", "/metrics"])
 def test_protected_addresses_ask_for_the_key(scorer, serve, path):
     with serve(scorer, api_key="sesame") as site:
         refused = site.get(path)

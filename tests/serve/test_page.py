@@ -103,6 +103,22 @@ def test_chosen_images_get_verdicts_heatmaps_and_places(browser, site, picture):
         assert "1 above it" in page.get_attribute("#chart svg", "aria-label")
 
 
+def test_a_line_appears_while_the_images_are_unlike_those_learned_from(
+    browser, scorer, serve, picture
+):
+    usual = [(f"{level}.png", picture(level)) for level in range(11, 109, 4)]
+    with serve(scorer) as site, opened(browser, site) as page:
+        add(page, *usual)
+        page.wait_for_timeout(200)
+        assert not page.is_visible("#drift")
+        add(page, *((f"bright-{i}.png", picture(250)) for i in range(40)))
+        page.wait_for_selector("#drift", state="visible")
+        start = "The last 65 images scored here are unlike those it learned from:"
+        assert page.inner_text("#drift").startswith(start)
+        add(page, *usual * 8)
+        page.wait_for_selector("#drift", state="hidden")
+
+
 def test_the_budget_decides_anew_without_asking_the_service(browser, site, picture):
     asked = []
     with opened(browser, site) as page:

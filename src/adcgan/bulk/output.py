@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import fs, parquet
 
 from adcgan.bulk.listing import open_location, said
@@ -148,6 +150,30 @@ class Output:
         with ThreadPoolExecutor(_THREADS) as pool:
             summaries = zip(numbers, pool.map(read, numbers), strict=True)
             return {shard: summary for shard, summary in summaries if summary is not None}
+
+    def some_scores(self, manifest: Manifest, most: int) -> NDArray[np.float64]:
+        """Return scores (n,) of finished shards that are spread evenly, about `most` of them.
+
+        nan where an image could not be read.
+
+        Raises
+        ------
+        InputError
+            A file cannot be read.
+        """
+        every = -(-manifest.n_images // most)
+
+        def read(shard: int) -> NDArray[np.float64]:
+            with self.filesystem.open_input_file(self._join(shard_name(shard))) as file:
+                column = parquet.read_table(file, columns=["score"]).column("score")
+            return np.asarray(column.to_numpy(), dtype=np.float64)
+
+        try:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                parts = list(pool.map(read, range(0, manifest.n_shards, every)))
+        except OSError as error:
+            raise InputError(f"--out {self.shown!r} cannot be read: {said(error)}.") from None
+        return np.concatenate(parts)
 
     def write_shard(
         self,

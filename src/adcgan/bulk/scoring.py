@@ -20,12 +20,14 @@ from adcgan.bulk.worker import Attempts, Task
 from adcgan.cluster import connected, import_ray
 from adcgan.errors import InputError
 from adcgan.progress import Progress, terminal_progress
-from adcgan.scoring import Verdict
+from adcgan.scoring import Drift, Verdict
 
 # A multiple of the images that a model takes at once, so that these are the same as in one piece.
 SHARD_SIZE = 2048
 # Each worker decodes on a core of its own, and decoding takes longer than scoring on a GPU.
 _GPU_SHARE = 0.25
+# No held-out sample is so large that more images would tell more.
+_WATCHED = 100_000
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -51,6 +53,9 @@ class Outcome:
         The false-positive budget in force; None when `contamination` set the threshold.
     summary : Summary
         The counts, and the images with the highest scores.
+    drift : Drift
+        How the scores differ from those of held-out normal images; of 100,000 images or so that
+        are spread evenly, where there are more.
     """
 
     out: str
@@ -62,6 +67,7 @@ class Outcome:
     threshold: float
     fpr: float | None
     summary: Summary
+    drift: Drift
 
     @property
     def images_per_second(self) -> float | None:
@@ -156,6 +162,7 @@ def score_in_bulk(
         threshold=verdict.threshold,
         fpr=verdict.fpr,
         summary=Summary.of(summary for _, summary in sorted(done.items())),
+        drift=verdict.drift(task.output.some_scores(manifest, _WATCHED)),
     )
 
 

@@ -16,7 +16,7 @@ from adcgan.cli.terminal import print_json, print_table, say
 from adcgan.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from adcgan.scoring import Assessment
+    from adcgan.scoring import Assessment, Drift
 
 _SHOWN = 5
 
@@ -180,7 +180,13 @@ def _here(
     make_folder(out.parent)
     write_scores(out, assessment)
     verdict = assessment.verdict
-    written = {"threshold": verdict.threshold, "fpr": verdict.fpr, "scores": str(out)}
+    drift = verdict.drift(assessment.scores)
+    written = {
+        "threshold": verdict.threshold,
+        "fpr": verdict.fpr,
+        "drift": _told(drift),
+        "scores": str(out),
+    }
     return _result(assessment) | written | found
 
 
@@ -213,10 +219,19 @@ def _on_cluster(
         "n_shards": outcome.n_shards,
         "n_images_before": outcome.n_images_before,
         "n_repeated": outcome.n_repeated,
+        "drift": _told(outcome.drift),
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
         "scores": outcome.out,
     }
+
+
+def _told(drift: Drift) -> dict[str, Any]:
+    """Return how the images differ from the held-out ones; a warning is said where it is much."""
+    warning = drift.warning()
+    if warning:
+        say(f"warning: {warning}")
+    return {**asdict(drift), "unlike": drift.unlike}
 
 
 def _result(assessment: Assessment) -> dict[str, Any]:
@@ -249,6 +264,12 @@ def _show(result: dict[str, Any]) -> None:
     line = f"{counted(result['n_scored'], 'image')} scored, {result['n_anomalous']:,} anomalous "
     line += f"(score above {result['threshold']:.4g}), {result['n_unreadable']:,} unreadable"
     typer.echo(f"{line}; {result['scores']}")
+    drift = result["drift"]
+    if drift["n"]:
+        typer.echo(
+            f"{drift['share_above']:.1%} above the threshold; Kolmogorov-Smirnov distance from "
+            f"held-out normal images {drift['statistic']:.2f}, p = {drift['p_value']:.2g}"
+        )
     print_table(
         ["highest scores", "score", "p", "anomalous"],
         [

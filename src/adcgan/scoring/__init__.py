@@ -18,6 +18,7 @@ from adcgan.scoring.calibration import (
     threshold_for_budget,
 )
 from adcgan.scoring.card import ModelCard
+from adcgan.scoring.drift import Drift, drift
 from adcgan.scoring.normality import (
     COMPONENTS,
     discrimination_loss,
@@ -37,6 +38,7 @@ __all__ = [
     "Assessment",
     "Backend",
     "Components",
+    "Drift",
     "ModelCard",
     "Scored",
     "Scorer",
@@ -46,6 +48,7 @@ __all__ = [
     "conformal_p_values",
     "contamination_threshold",
     "discrimination_loss",
+    "drift",
     "encoded_loss",
     "false_alarm_interval",
     "images_needed",

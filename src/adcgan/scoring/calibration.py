@@ -60,8 +60,8 @@ def conformal_p_values(scores: ArrayLike, calibration_scores: ArrayLike) -> NDAr
     InputError
         If an array is not one-dimensional, or calibration scores are absent or not finite.
     """
-    values = _one_dimensional("scores", scores)
-    ordered = np.sort(_finite("calibration_scores", calibration_scores))
+    values = one_dimensional("scores", scores)
+    ordered = np.sort(finite("calibration_scores", calibration_scores))
     at_least = ordered.size - np.searchsorted(ordered, values, side="left")
     p_values: NDArray[np.float64] = (1 + at_least) / (ordered.size + 1)
     p_values[np.isnan(values)] = np.nan
@@ -145,7 +145,7 @@ def threshold_for_budget(calibration_scores: ArrayLike, fpr: float) -> Threshold
         (0, 1).
     """
     _check_budget(fpr)
-    ordered = np.sort(_finite("calibration_scores", calibration_scores))
+    ordered = np.sort(finite("calibration_scores", calibration_scores))
     m = ordered.size
     # Compared as conformal_p_values rounds them: ⌊fpr·(m + 1)⌋ is 28 for 0.29 and m = 99.
     within = int(np.searchsorted(np.arange(1, m + 1) / (m + 1), fpr, side="right"))
@@ -187,7 +187,7 @@ def false_alarm_interval(
     # Imported here: scoring with an exported file does without SciPy.
     from scipy.special import betaincinv
 
-    scores = _finite("calibration_scores", calibration_scores)
+    scores = finite("calibration_scores", calibration_scores)
     k = int((scores >= threshold).sum())
     assert k > 0
     tail = (1 - confidence) / 2
@@ -221,10 +221,10 @@ def contamination_threshold(training_scores: ArrayLike, contamination: float) ->
             "The 'contamination' parameter must be above 0 and at most 0.5. "
             f"Got {contamination!r} instead."
         )
-    return float(np.quantile(_finite("training_scores", training_scores), 1 - contamination))
+    return float(np.quantile(finite("training_scores", training_scores), 1 - contamination))
 
 
-def _one_dimensional(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def one_dimensional(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Return the values in float64, or refuse another number of dimensions."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
@@ -235,14 +235,14 @@ def _one_dimensional(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
-def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Return the values in float64, or refuse none at all and values that are not finite."""
-    array = _one_dimensional(name, values)
-    finite = int(np.isfinite(array).sum())
-    if array.size == 0 or finite < array.size:
+    array = one_dimensional(name, values)
+    n_finite = int(np.isfinite(array).sum())
+    if array.size == 0 or n_finite < array.size:
         raise InputError(
             f"The {name!r} parameter must have at least one score and finite scores only. "
-            f"Got {array.size} scores, {finite} of them finite, instead."
+            f"Got {array.size} scores, {n_finite} of them finite, instead."
         )
     return array
 

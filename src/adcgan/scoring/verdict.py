@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.scoring.calibration import conformal_p_values, images_needed, threshold_for_budget
+from adcgan.scoring.drift import Drift, drift
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,3 +59,7 @@ class Verdict:
     def p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the conformal p-values (n,) of scores, in (0, 1]; nan for nan."""
         return conformal_p_values(scores, self.calibration_scores)
+
+    def drift(self, scores: NDArray[np.float64]) -> Drift:
+        """Return how scores (n,) differ from the held-out images'; nan is left out."""
+        return drift(scores, self.calibration_scores, self.threshold)

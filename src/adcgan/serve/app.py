@@ -98,6 +98,7 @@ def create_app(
     guard = Guard(app, service.metrics, api_key)
     _add_errors(app)
     _add_model(app, service)
+    _add_drift(app, service)
     _add_health(app, service, guard)
     _add_page(app)
     return guard
@@ -195,6 +196,20 @@ def _add_model(app: FastAPI, service: Service) -> None:
         return JSONResponse(answer)
 
 
+def _add_drift(app: FastAPI, service: Service) -> None:
+    """Add what watches the images."""
+
+    @app.get(
+        "/v1/drift",
+        response_model=schema.DriftAnswer,
+        responses={401: {"model": schema.ErrorAnswer, "description": _REFUSALS[401]}},
+        summary="Are the images like those learned from?",
+    )
+    async def drift() -> Response:
+        """Compare the last images scored, for whomever, with the held-out normal ones."""
+        return JSONResponse(schema.DriftAnswer.of(service.drift()).model_dump())
+
+
 async def _read_in_time(request: Request, limits: Limits, hold: Hold) -> list[Upload]:
     """Read a request's files, or refuse it (408) when they take too long to come."""
     try:
@@ -232,6 +247,7 @@ def _add_health(app: FastAPI, service: Service, guard: Guard) -> None:
     @app.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
     async def metrics() -> Response:
         """Return all counters in Prometheus's text format."""
+        service.metrics.show_drift(service.drift())
         return Response(service.metrics.text(), media_type=service.metrics.media_type)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from adcgan.scoring import ModelCard
+from adcgan.scoring import Drift, ModelCard
 
 
 class RegionRow(BaseModel):
@@ -108,6 +108,35 @@ class ModelAnswer(BaseModel):
         "a file that was exported before it had one."
     )
     limits: dict[str, float]
+
+
+class DriftAnswer(BaseModel):
+    """How the last images scored differ from the held-out normal ones."""
+
+    n: int = Field(description="Images compared: the last 500 at most.")
+    share_above: float | None = Field(
+        description="Share of them above the model's own threshold; null without images."
+    )
+    statistic: float | None = Field(
+        description="Kolmogorov-Smirnov, in [0, 1]: how far apart the scores' distributions are."
+    )
+    p_value: float | None = Field(description="Of that, for images like the held-out ones.")
+    warning: str | None = Field(
+        description="In a line, from 20 images and below a p-value of 0.001; else null."
+    )
+
+    @classmethod
+    def of(cls, drift: Drift) -> DriftAnswer:
+        """Return the answer that tells of `drift`."""
+        figures = (drift.share_above, drift.statistic, drift.p_value)
+        share, statistic, p_value = (figure if drift.n else None for figure in figures)
+        return cls(
+            n=drift.n,
+            share_above=share,
+            statistic=statistic,
+            p_value=p_value,
+            warning=drift.warning(f"The last {drift.n} images scored here"),
+        )
 
 
 class StatusAnswer(BaseModel):

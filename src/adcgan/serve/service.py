@@ -15,16 +15,19 @@ from typing import Any, Literal
 import numpy as np
 
 from adcgan.data.thumbnails import png
-from adcgan.scoring import Scorer, Verdict
+from adcgan.scoring import Drift, Scorer, Verdict
 from adcgan.serve.batching import Batcher
 from adcgan.serve.bodies import Upload
 from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError, Room
 from adcgan.serve.metrics import Metrics
 from adcgan.serve.model import Answer, Item, ServedModel
 from adcgan.serve.overlay import grey_map, overlay, top_of
+from adcgan.serve.window import Window
 
 Heatmap = Literal["false", "true", "layers"]
 Row = dict[str, Any]
+# So many of the last images tell whether images have drifted from those learned from.
+WINDOW = 500
 # Of an image, in an answer: noise can have thousands.
 MOST_REGIONS = 100
 
@@ -59,6 +62,7 @@ class Service:
         )
         self.queue = Room(limits.max_queue, "Too many images are waiting (--max-queue)")
         self.metrics.queue_images.set_function(lambda: self.queue.taken)
+        self._window = Window(WINDOW)
         self._warm = asyncio.Event()
         self._warming: asyncio.Task[None] | None = None
 
@@ -112,7 +116,12 @@ class Service:
         results = self.model.score(items)
         self.metrics.batch_seconds.observe(time.perf_counter() - start)
         self.metrics.batch_images.observe(len(items))
+        self._window.add([answer.score for answer in results])
         return results
+
+    def drift(self) -> Drift:
+        """Return how the last images scored differ from the held-out normal ones."""
+        return self.model.scorer.verdict().drift(self._window.scores())
 
     async def score(
         self,

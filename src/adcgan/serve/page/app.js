@@ -125,8 +125,20 @@ function pump() {
       running -= 1;
       pump();
       refresh();
+      if (running === 0) watch();
     });
   }
+}
+
+/** Say whether the images that the service has seen last are unlike those learned from. */
+async function watch() {
+  try {
+    at("drift").textContent = await client.warning();
+  } catch (error) {
+    // The scores stand; what comes of the next images will be said with them.
+    if (!(error instanceof ServiceError)) throw error;
+  }
+  at("drift").hidden = !at("drift").textContent;
 }
 
 async function scoreGroup(group, signal) {

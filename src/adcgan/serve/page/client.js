@@ -25,6 +25,11 @@ export class Client {
     return (await this.ask("v1/model", {})).json();
   }
 
+  /** What the service warns of: its last images are unlike those learned from. Empty for nothing. */
+  async warning() {
+    return (await (await this.ask("v1/drift", {})).json()).warning ?? "";
+  }
+
   /** Score files; the answer has a row for each, in order. */
   async score(files, names, { heatmaps, signal }) {
     const body = () => {
