@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -108,8 +110,39 @@ def test_every_command_has_help_with_an_example(command):
     assert f"adcgan {command}" in " ".join(result.stdout.split())
 
 
-def test_version():
-    assert run("--version").stdout == f"adcgan {adcgan.__version__}\n"
+def test_the_version_comes_with_those_of_what_it_runs_on():
+    shown = dict(line.split(" ", 1) for line in run("--version").stdout.splitlines())
+    assert list(shown) == ["adcgan", "python", "torch", "extras"]
+    assert shown["adcgan"] == adcgan.__version__
+    device = "cuda (" if torch.cuda.is_available() else "cpu"
+    assert shown["torch"].startswith(f"{version('torch')} on {device}")
+    there, _, absent = shown["extras"].partition("; not installed: ")
+    assert "export" in there.split(", ")
+    assert not set(there.split(", ")) & set(absent.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "said"),
+    [(True, "torch not installed"), (False, "which does not work: import of torch halted")],
+)
+def test_the_version_is_told_without_torch(hidden, said):
+    code = (
+        "import sys, importlib.metadata as installed\n"
+        "sys.modules['torch'] = None\n"
+        "version = installed.version\n"
+        "def without_torch(name):\n"
+        f"    if {hidden} and name == 'torch': raise installed.PackageNotFoundError(name)\n"
+        "    return version(name)\n"
+        "installed.version = without_torch\n"
+        "sys.argv = ['adcgan', '--version']\n"
+        "from adcgan.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"adcgan {adcgan.__version__}\n")
+    assert said in done.stdout
+    assert "extras " in done.stdout
+    assert done.stderr == ""
 
 
 def test_help_is_quick_and_loads_none_of_the_heavy_packages():
@@ -131,7 +164,7 @@ def test_help_is_quick_and_loads_none_of_the_heavy_packages():
 def test_the_package_runs_as_a_module():
     command = [sys.executable, "-m", "adcgan", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == f"adcgan {adcgan.__version__}\n"
+    assert done.stdout.startswith(f"adcgan {adcgan.__version__}\n")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from adcgan import __version__
 from adcgan.cli import (
     audit,
     benchmark,
@@ -30,6 +29,7 @@ from adcgan.cli import (
 )
 from adcgan.cli.failures import failure_line, wrong_path_line
 from adcgan.cli.terminal import one_line_warnings, quiet_matplotlib, say
+from adcgan.cli.version import installation
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
 _RESUMED_BY = {
@@ -93,9 +93,10 @@ def _ended(line: str, code: int) -> typer.Exit:
 
 
 def _show_version(wanted: bool) -> None:
-    """Print the version and stop, if it was asked for."""
+    """Print the versions and stop, if that was asked for."""
     if wanted:
-        typer.echo(f"adcgan {__version__}")
+        for name, found in installation().items():
+            typer.echo(f"{name} {found}")
         raise typer.Exit
 
 
@@ -113,7 +114,9 @@ app = typer.Typer(
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show versions and device."
+        ),
     ] = False,
 ) -> None:
     """Learn what normal images look like, and score new images for anomalies."""
