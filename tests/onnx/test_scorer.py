@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,17 @@ def test_a_process_without_torch_gives_the_same_answers(
     np.testing.assert_array_equal(predicted, detector.predict(images))
     assert threshold == detector.threshold_
     assert heat == pytest.approx(detector.anomaly_map(images).sum(), rel=1e-4)
+
+
+def test_onnx_runtime_keeps_no_identifier_of_the_user(file: Path, tmp_path: Path) -> None:
+    code = "import sys, adcgan\nadcgan.load(sys.argv[1])"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run(
+        [sys.executable, "-c", code, str(file)],
+        env={**environment, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_score_command_works_without_torch_bad_files_included(

@@ -188,6 +188,8 @@ def _open(path: Path, device: str, threads: int) -> tuple[Any, dict[str, str]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
     sealed = check_seal(content, str(path))
+    # From 1.32 on it tells its makers of every session unless this is set before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:
