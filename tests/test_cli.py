@@ -23,12 +23,14 @@ from adcgan.detectors import ADCGAN, PixelPCA
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
 TINY = [
+    *("--detector", "adcgan"),
     *("--image-size", "16", "--epochs", "1"),
     *("--set", "width=0.125", "--set", "warmup_epochs=1", "--set", "min_steps=0"),
     *("--set", "fpr=0.2", "--device", "cpu"),
 ]
 COMMANDS = [
     "demo",
+    "compare",
     "fit",
     "score",
     "evaluate",
@@ -323,8 +325,8 @@ def test_resume_starts_where_nothing_is(photos, tmp_path):
         (["{train}", "--normal", "1"], "has no labels"),
         (["{train}", "--strict"], "'broken.png'"),
         (["{train}", "--detector", "none"], "--detector must be one of adcgan"),
-        (["{train}", "--set", "depth=3"], "It has alpha, batch_size"),
-        (["{train}", "--epochs", "0"], "'epochs' parameter of ADCGAN"),
+        (["{train}", "--set", "depth=3"], "It has adversarial, alpha, batch_size"),
+        (["{train}", "--epochs", "0"], "'epochs' parameter of SelfSupervisedADCGAN"),
         (["{train}", "--image-size", "3"], "image_size"),
     ],
 )
@@ -355,7 +357,8 @@ def test_one_class_is_chosen_and_the_epochs_stay_the_detectors(
     tmp_path, monkeypatch, option, n_classes, epochs
 ):
     seen = captured_fit(monkeypatch)
-    assert run("fit", "digits", option, "3", "--out", tmp_path / "m").exit_code == 3
+    arguments = ["fit", "digits", "--detector", "adcgan", option, "3", "--out", tmp_path / "m"]
+    assert run(*arguments).exit_code == 3
     classes = set(seen["images"].labels)
     assert len(classes) == n_classes
     assert (3 in classes) == (option == "--normal")
@@ -364,7 +367,8 @@ def test_one_class_is_chosen_and_the_epochs_stay_the_detectors(
 
 def test_epochs_that_are_given_stay(tmp_path, monkeypatch):
     seen = captured_fit(monkeypatch)
-    run("fit", "digits", "--anomalous", "3", "--epochs", "2", "--out", tmp_path / "m")
+    options = ["--detector", "adcgan", "--anomalous", "3", "--epochs", "2"]
+    run("fit", "digits", *options, "--out", tmp_path / "m")
     assert (seen["detector"].warmup_epochs, seen["detector"].epochs) == (5, 2)
 
 
@@ -387,11 +391,30 @@ def test_options_reach_the_detector_and_the_run(photos, tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.parametrize(("shape", "name"), [((40, 30), "adcgan-ss"), ((100, 150), "adcgan-local")])
+def test_without_a_detector_fit_takes_one_that_suits_the_size_and_says_why(tmp_path, shape, name):
+    rng, folder = np.random.default_rng(0), tmp_path / "photos"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"no image")
+    for i in range(8):
+        Image.fromarray(rng.integers(0, 255, shape).astype(np.uint8)).save(folder / f"{i}.png")
+    options = ["--epochs", "1", "--set", "min_steps=1", "--set", "width=0.1", "--set", "fpr=0.6"]
+    arrays = tmp_path / "photos.npy"
+    np.save(arrays, rng.integers(0, 255, (8, max(shape), max(shape))).astype(np.uint8))
+    for data in (folder, arrays):
+        out = tmp_path / f"model-of-{data.name}"
+        result = run("fit", data, "--out", out, *options, "--device", "cpu")
+        assert result.exit_code == 0, result.output
+        assert f"chosen     {name}, for " in result.stderr
+        assert f"detector   {name} on cpu" in result.stderr
+
+
 def test_labels_of_an_npz_file_choose_the_images(tmp_path, monkeypatch):
     seen = captured_fit(monkeypatch)
     images = np.arange(6, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(16, 2)
     np.savez(tmp_path / "set.npz", images=images, labels=np.array([4, 5, 4, 5, 5, 4]))
-    run("fit", tmp_path / "set.npz", "--normal", "5", "--out", tmp_path / "m")
+    options = ["--detector", "adcgan", "--normal", "5"]
+    run("fit", tmp_path / "set.npz", *options, "--out", tmp_path / "m")
     assert seen["images"].images[:, 0, 0, 0].tolist() == [1, 3, 4]
 
 

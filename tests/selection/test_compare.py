@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
 from adcgan import DETECTORS, InputError, compare, load, load_images, load_named
+from adcgan.cli import app
 from adcgan.selection.candidates import Budget, TooLongError, candidates, shortened
 from adcgan.selection.comparing import run
 from adcgan.selection.comparison import Comparison, ranked_by
@@ -104,6 +109,46 @@ def test_small_images_are_ranked_by_contents_and_by_own_anomalies_where_there_ar
         assert beside.ranking[0][kind] == next(
             row[kind] for row in alone.rows if row["detector"] == beside.ranking[0]["detector"]
         )
+
+
+def test_from_photographs_to_a_verdict_in_two_commands(photographs: Path, tmp_path: Path) -> None:
+    # All candidates, those that are trained too, in the time that they are given.
+    out, scores = tmp_path / "comparison", tmp_path / "scores.csv"
+    command = ["compare", photographs, "--minutes", "0.2", "--out", out, "--device", "cpu"]
+    compared = CliRunner().invoke(app, [str(part) for part in command])
+    assert compared.exit_code == 0, compared.output
+    assert "Take " in compared.stderr or "None of these detectors" in compared.stderr
+    rows = json.loads((out / "comparison.json").read_text())["rows"]
+    assert {row["detector"] for row in rows} == set(candidates())
+    page = (out / "report.html").read_text()
+    assert "Kinds of anomalies" in page
+    assert all(row["detector"] in page for row in rows)
+    scored = CliRunner().invoke(
+        app, ["score", str(out / "model"), str(photographs), "--out", str(scores)]
+    )
+    assert scored.exit_code == 0, scored.output
+    assert len(scores.read_text().splitlines()) == 41
+
+
+def test_a_comparison_that_is_killed_goes_on(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "comparison"
+    command = [sys.executable, "-m", "adcgan", "compare", str(photographs), "--out", str(out)]
+    command += ["--detectors", "pixel-pca,adcgan-local", "--minutes", "0.5", "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    begun = out / "candidates" / "adcgan-local" / "run.json"
+    while not begun.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = json.loads((out / "comparison.json").read_text())
+    assert [row["detector"] for row in before["rows"]] == ["pixel-pca"]
+    done = subprocess.run([*command, "--resume"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    after = json.loads((out / "comparison.json").read_text())
+    assert after["rows"][0] == before["rows"][0]
+    assert after["rows"][1]["error"] is None
+    # With the settings that its share of the time had decided at first.
+    assert after["begun"] == before["begun"]
 
 
 def test_what_candidates_are_ranked_by() -> None:

@@ -298,7 +298,7 @@ def test_graphs_are_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "command",
     [
-        ["fit", "digits", "--normal", "0", "--device", "cpu"],
+        ["fit", "digits", "--normal", "0", "--detector", "adcgan", "--device", "cpu"],
         ["benchmark", "--dataset", "digits", "--device", "cpu"],
     ],
     ids=["fit", "benchmark"],

@@ -46,7 +46,9 @@ def benchmark(
             help="Class numbers, or A,B: categories of a folder. Every one if not given.",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(metavar="0-2", help="A reported figure takes 3.")] = "0-2",
+    seeds: Annotated[
+        str, typer.Option(metavar="0-2", help="Use at least three seeds for reported results.")
+    ] = "0-2",
     epochs: Annotated[
         int | None,
         typer.Option(help="Instead of the usual ones; the warm-up has its own parameter."),

@@ -26,9 +26,7 @@ def compare(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder for the models and the report.")],
-    minutes: Annotated[
-        float, typer.Option(help="Time for all candidates together.", min=0.1)
-    ] = 10.0,
+    minutes: Annotated[float, typer.Option(help="Time for all candidates together.", min=0)] = 10.0,
     detectors: Annotated[
         str | None,
         typer.Option(help="Candidates, separated by commas. By default, those for any images."),
@@ -45,8 +43,8 @@ def compare(
     look_for: Annotated[
         str | None,
         typer.Option(
-            metavar="defects|contents",
-            help="What candidates are ranked by. By default your own anomalies, if there are 10; "
+            metavar="KIND",
+            help="defects or contents: what candidates are ranked by. By default your own anomalies, if there are 10; "
             "else defects for photographs, contents for images of less than 128 pixels.",
         ),
     ] = None,

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from adcgan.cli import options
-from adcgan.cli.inputs import check_output_folder, training_images
+from adcgan.cli.inputs import check_output_folder, suited_detector, training_images
 from adcgan.cli.settings import detector_class, settings
-from adcgan.cli.terminal import print_json
+from adcgan.cli.terminal import print_json, say
 from adcgan.cli.training import train
 
 
@@ -24,7 +24,13 @@ def fit(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The model folder to make.")],
-    detector: Annotated[str, typer.Option(help="One of 'adcgan detectors'.")] = "adcgan",
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="One of 'adcgan detectors'. By default adcgan-local for photographs, adcgan-ss "
+            "for images of less than 128 pixels."
+        ),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,7 +63,8 @@ def fit(
     """Learn from normal images; the result is a model folder."""
     from adcgan.training.trackers import check_trackers
 
-    kind = detector_class(detector)
+    name, why = (detector, "") if detector is not None else suited_detector(data)
+    kind = detector_class(name)
     shorthands: dict[str, Any] = {
         "epochs": epochs,
         "image_size": image_size,
@@ -81,11 +88,13 @@ def fit(
         resize=untrained.resize,
         strict=strict,
     )
+    if why:
+        say(f"chosen     {name}, {why}; 'adcgan compare' tries others")
     result = train(
         untrained,
         images,
         out,
-        name=detector,
+        name=name,
         resume=resume,
         checkpoint_every=checkpoint_every,
         trackers=tracker or [],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from adcgan.cli.terminal import say
@@ -14,6 +16,9 @@ from adcgan.errors import InputError
 if TYPE_CHECKING:
     from adcgan.data import ImageSet, Listing
     from adcgan.scoring import Scorer
+
+# Files whose size decides which detector suits them.
+LOOKED_AT = 20
 
 
 def training_images(
@@ -46,6 +51,36 @@ def training_images(
     if normal is None and anomalous is None:
         return images
     return normal_images(images, normal=normal, anomalous=anomalous)
+
+
+def suited_detector(data: str) -> tuple[str, str]:
+    """Return the name of the detector that suits images to learn from, and why."""
+    from adcgan.selection.candidates import suited
+
+    return suited(_longer_side(data))
+
+
+def _longer_side(data: str) -> float:
+    """Return the longer side of images in pixels, as a median of the first files."""
+    from adcgan.data import DATASETS, training_listing
+    from adcgan.data.folder import list_files
+    from adcgan.data.masks import photograph_size
+
+    if data in DATASETS:
+        return DATASETS[data].size
+    listing = training_listing(data)
+    if listing is not None:
+        files = [item.file for item in listing.images]
+    elif os.path.isdir(data):
+        files = list_files(Path(data))
+    else:
+        return max(load_path(data, resize="keep").shape[1:])
+    sides = []
+    for file in files[:LOOKED_AT]:
+        # What cannot be read is named when all are loaded.
+        with suppress(InputError):
+            sides.append(max(photograph_size(file.path)))
+    return median(sides or [0])
 
 
 def images_to_compare(

@@ -46,5 +46,5 @@ Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output.")
 ]
 Resume: TypeAlias = Annotated[
-    bool, typer.Option("--resume", help="Go on with what is in --out; start if nothing is.")
+    bool, typer.Option("--resume", help="Resume the run in --out, or start a new one.")
 ]

@@ -26,7 +26,7 @@ def serve(
         typer.Argument(help="An .onnx file, made by 'adcgan export', or a model folder."),
     ],
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(

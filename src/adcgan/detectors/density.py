@@ -1,4 +1,4 @@
-"""How unlike the training images' an image's features are."""
+"""Feature distances from the training set."""
 
 from __future__ import annotations
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from adcgan.detectors import DETECTORS, Detector
+from adcgan.detectors import DETECTORS, Detector, LocalADCGAN, SelfSupervisedADCGAN
 from adcgan.errors import InputError
 
 if TYPE_CHECKING:
     from adcgan.data import ImageSet
 
+# From this longer side on, in pixels, what is looked for is a place in the image.
+PHOTOGRAPH = 128
 # Training that is cut down to less than this share of its length says little of a detector.
 LEAST_SHARE = 0.02
 
@@ -48,6 +50,19 @@ def candidates(names: Sequence[str] | None = None) -> list[str]:
     for name in names:
         DETECTORS[name]().check_packages()
     return list(dict.fromkeys(names))
+
+
+def suited(longer_side: float) -> tuple[str, str]:
+    """Return the detector to take untold, of those that learn from normal images alone, and why.
+
+    Parameters
+    ----------
+    longer_side : float
+        Of the images, in pixels.
+    """
+    if longer_side >= PHOTOGRAPH:
+        return LocalADCGAN.name, "for defects in a place of a photograph"
+    return SelfSupervisedADCGAN.name, "for small images that show a thing as a whole"
 
 
 class Budget:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adcgan.errors import InputError
+from adcgan.selection.candidates import PHOTOGRAPH
 
 if TYPE_CHECKING:
     from adcgan.detectors import Detector
@@ -22,8 +23,6 @@ ENOUGH_OWN = 10
 POOR = 0.6
 # What anomalies are made of normal images.
 KINDS = ("defects", "contents")
-# From this longer side on, in pixels, what is looked for is a place in the image.
-PHOTOGRAPH = 128
 # What must be the same for rows to stand beside one another.
 _SAME = ("images", "n_learned", "n_judged", "seed", "fpr")
 

@@ -31,7 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
     host : str
         A name or an address, IPv4 or IPv6.
     port : int
-        0 to 65535; 0 takes a free one.
+        0 to 65535; 0 picks a free port.
 
     Raises
     ------
