@@ -16,6 +16,7 @@ LAYERS = [
     {"training", "scoring"},
     {"detectors"},
     {"benchmark"},
+    {"selection"},
     {"report", "onnx", "serve", "bulk"},
     {"cli"},
     {"__main__"},
@@ -92,4 +93,4 @@ def test_help_loads_no_torch() -> None:
 def test_every_public_name_is_there() -> None:
     for name in adcgan.__all__:
         assert getattr(adcgan, name) is not None
-    assert dir(adcgan) == adcgan.__all__
+    assert dir(adcgan) == sorted(adcgan.__all__)
