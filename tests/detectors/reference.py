@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
+from threadpoolctl import threadpool_info
 
 from adcgan import DETECTORS, Detector, load_named
 from adcgan.training import hardware
@@ -121,10 +122,13 @@ def _summary(detector: Detector, called: str, tested: NDArray[np.uint8]) -> list
 
 
 def machine() -> dict[str, str]:
-    """Return what decides the last digits of a float32 computation."""
+    """Return what decides the last digits of a computation."""
+    # One name may stand for several processors, for which BLAS takes different kernels.
+    blas = {str(found.get("architecture")) for found in threadpool_info()} - {"None"}
     return {
         "processor": hardware(torch.device("cpu"))["name"],
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": " ".join(sorted(blas)),
         "torch": torch.__version__.split("+")[0],
         "threads": str(torch.get_num_threads()),
     }

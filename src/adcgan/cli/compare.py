@@ -44,8 +44,9 @@ def compare(
         str | None,
         typer.Option(
             metavar="KIND",
-            help="defects or contents: what candidates are ranked by. By default your own anomalies, if there are 10; "
-            "else defects for photographs, contents for images of less than 128 pixels.",
+            help="defects or contents: what candidates are ranked by. By default your own "
+            "anomalies, if there are 10; else defects for photographs, contents for images of less "
+            "than 128 pixels.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides everything that is random.", min=0)] = 0,
