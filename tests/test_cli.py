@@ -399,6 +399,7 @@ def test_without_a_detector_fit_takes_one_that_suits_the_size_and_says_why(tmp_p
     for i in range(8):
         Image.fromarray(rng.integers(0, 255, shape).astype(np.uint8)).save(folder / f"{i}.png")
     options = ["--epochs", "1", "--set", "min_steps=1", "--set", "width=0.1", "--set", "fpr=0.6"]
+    options += ["--set", "warmup_steps=1"] if name == "adcgan-ss" else []
     arrays = tmp_path / "photos.npy"
     np.save(arrays, rng.integers(0, 255, (8, max(shape), max(shape))).astype(np.uint8))
     for data in (folder, arrays):

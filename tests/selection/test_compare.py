@@ -130,6 +130,7 @@ def test_from_photographs_to_a_verdict_in_two_commands(photographs: Path, tmp_pa
     assert len(scores.read_text().splitlines()) == 41
 
 
+@pytest.mark.matrix
 def test_a_comparison_that_is_killed_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "comparison"
     command = [sys.executable, "-m", "adcgan", "compare", "digits", "--normal", "0"]
@@ -176,16 +177,24 @@ def test_training_is_shortened_to_the_time_and_left_out_where_next_to_nothing_is
     detector = DETECTORS["adcgan-ss"](device="cpu", width=0.1)
     cost = detector.fit_cost(images)
     assert cost is not None
-    settings, share = shortened(detector, images, cost.seconds / 4)
-    assert share is not None
+    effort = shortened(detector, images, cost.seconds / 4)
+    assert effort.steps is not None
     # The machine's speed is measured anew, and noisy.
-    assert 0.05 < share < 0.8
-    shorter = detector.set_params(**settings).fit_cost(images)
+    assert 0.05 < effort.steps < 0.8
+    shorter = detector.set_params(**effort.settings).fit_cost(images)
     assert shorter is not None
     assert shorter.steps < 0.9 * cost.steps
     with pytest.raises(TooLongError, match="left out"):
-        shortened(DETECTORS["adcgan"](device="cpu"), images, 0.01)
-    assert shortened(DETECTORS["pixel-pca"](device="cpu"), images, 0.01) == ({}, None)
+        shortened(DETECTORS["adcgan"](device="cpu", width=0.1), images, 0.01)
+
+
+def test_what_trains_no_networks_learns_from_as_many_images_as_there_is_time_for() -> None:
+    images = load_images(digits(0, 1, 2, 3))
+    detector = DETECTORS["pixel-iforest"](device="cpu")
+    assert shortened(detector, images, 1000).n_images == len(images)
+    assert 32 <= shortened(detector, images, 1).n_images < len(images)
+    with pytest.raises(TooLongError, match="to learn would take"):
+        shortened(detector, images, 1e-3)
 
 
 def test_time_that_is_not_used_goes_to_the_others() -> None:

@@ -96,9 +96,21 @@ def images_to_compare(
 
     Of a named set both are of the training split; the test split is for the final figures.
     """
-    from adcgan.data import DATASETS, anomalous_listing, labelled_images, load_named
+    from adcgan.data import (
+        DATASETS,
+        anomalous_listing,
+        labelled_images,
+        load_named,
+        training_listing,
+    )
+
+    listing = None if data in DATASETS else _noted(training_listing(data))
+    if listing is not None:
+        refuse_classes(data, normal, anomalous)
 
     def load(image_size: int | None, resize: str) -> ImageSet:
+        if listing is not None:
+            return load_path(listing, image_size=image_size, resize=resize, strict=strict)
         return training_images(
             data,
             normal=normal,
@@ -117,8 +129,8 @@ def images_to_compare(
         images = labelled_images(images, normal=normal, anomalous=anomalous)
         assert images.labels is not None
         return load, images.select(images.labels == 1)
-    listing = None if data in DATASETS else anomalous_listing(data)
-    return load, None if listing is None else load_path(listing, **options)
+    own = None if data in DATASETS else anomalous_listing(data)
+    return load, None if own is None else load_path(own, **options)
 
 
 def images_to_score(detector: Scorer, data: str, *, strict: bool) -> ImageSet:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from adcgan.data.thumbnails import photograph_uri
 from adcgan.report.page import Page, Section, Tile
 from adcgan.report.wording import counted, duration, percent, printable
 from adcgan.scoring import images_needed
@@ -12,6 +17,8 @@ from adcgan.scoring import images_needed
 if TYPE_CHECKING:
     from adcgan.selection import Comparison
 
+# The longer side of an example, in pixels.
+_EXAMPLE_SIDE = 320
 _ABOUT = {
     "crack": "a dark line that wanders",
     "pits": "a few dark dots",
@@ -60,6 +67,7 @@ def comparison_page(found: Comparison) -> Page:
     sections = [
         Section("facts", "What was compared", {"rows": facts}),
         Section("comparison", "Candidates", _candidates(found), "candidates"),
+        Section("examples", "What they were judged on", _examples(found)),
         Section("comparison", "Kinds of anomalies", _kinds(found), "kinds"),
         Section("comparison", "Sizes of defects", _sizes(found), "sizes"),
     ]
@@ -116,7 +124,7 @@ def _candidates(found: Comparison) -> dict[str, Any]:
             "on them than it is: evaluate it on others."
         )
     else:
-        notes.append(f"The order is that of {found.by}.")
+        notes.append(f"The order is that of {found.by}; no candidate learned from such.")
     larger = [
         f"{percent(row['budget'])} for {row['detector']}"
         for row in found.ranking
@@ -131,10 +139,15 @@ def _candidates(found: Comparison) -> dict[str, Any]:
     for row in found.rows:
         if row["error"] is not None:
             notes.append(f"{row['detector']} has no figures: {printable(row['error'])}")
-        elif row["share"] is not None and row["share"] < 1:
+        elif row["steps"] is not None and row["steps"] < 1:
             notes.append(
-                f"{row['detector']} was trained for {percent(row['share'], 0)} of its steps, to "
+                f"{row['detector']} was trained for {percent(row['steps'], 0)} of its steps, to "
                 "keep to the time; 'adcgan fit' takes all of them."
+            )
+        elif row["n_images"] < found.plan["n_learned"]:
+            notes.append(
+                f"{row['detector']} learned from {row['n_images']:,} of the "
+                f"{found.plan['n_learned']:,} images, to keep to the time."
             )
         if row["league"]:
             notes.append(f"{row['detector']}: {row['league']}.")
@@ -175,6 +188,24 @@ def _sizes(found: Comparison) -> dict[str, Any]:
     columns = ["size", "images", *(row["detector"] for row in ranking)]
     notes = ["The longer side of the box around what changed, as a median over all kinds."]
     return _tables([("Share of made defects above the threshold", columns, rows)], notes)
+
+
+def _examples(found: Comparison) -> dict[str, Any]:
+    """Return the pictures of what was made of one image, at one size."""
+    height, width = next(iter(found.examples.values())).shape[:2]
+    scale = _EXAMPLE_SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+
+    def shown(image: NDArray[np.uint8]) -> str:
+        pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+        way = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+        return photograph_uri(np.asarray(pixels.resize(size, way)).reshape(*size[::-1], -1))
+
+    pictures = [
+        {"name": f"{kind}: {_ABOUT[kind]}" if kind in _ABOUT else kind, "uri": shown(image)}
+        for kind, image in found.examples.items()
+    ]
+    return {"pictures": pictures, "width": size[0], "height": size[1]}
 
 
 def _tables(

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from sklearn.base import clone
+
 from adcgan.detectors import DETECTORS, Detector, LocalADCGAN, SelfSupervisedADCGAN
 from adcgan.errors import InputError
+from adcgan.progress import silent
 
 if TYPE_CHECKING:
     from adcgan.data import ImageSet
 
 # From this longer side on, in pixels, what is looked for is a place in the image.
 PHOTOGRAPH = 128
+# So many images tell how long all of them take.
+TRIED = 32
 # Training that is cut down to less than this share of its length says little of a detector.
 LEAST_SHARE = 0.02
 
@@ -90,45 +98,76 @@ class TooLongError(Exception):
     """A candidate's training would be cut down to next to nothing."""
 
 
-def shortened(
-    detector: Detector, images: ImageSet, seconds: float
-) -> tuple[dict[str, Any], float | None]:
-    """Return the settings with which a detector's training keeps to a time.
+@dataclass(frozen=True)
+class Effort:
+    """How much of what a detector would do by itself it does in a comparison.
+
+    Attributes
+    ----------
+    settings : dict
+        What to set; nothing where it keeps to its time as it is.
+    steps : float or None
+        Share of its own number of training steps, in (0, 1]; None where it trains no networks.
+    n_images : int
+        Images that it learns from.
+    """
+
+    settings: dict[str, Any]
+    steps: float | None
+    n_images: int
+
+
+def shortened(detector: Detector, images: ImageSet, seconds: float) -> Effort:
+    """Return the effort with which a detector keeps to a time.
 
     Parameters
     ----------
     detector : Detector
         Not fitted; not changed.
     images : ImageSet
-        What it will learn from.
+        What it is to learn from.
     seconds : float
-        For its training on this machine, as `Detector.fit_cost` estimates it.
-
-    Returns
-    -------
-    settings : dict
-        What to set; nothing where it keeps to the time as it is.
-    share : float or None
-        Of its own number of steps, in (0, 1]; None where it trains no networks.
+        For learning on this machine. For networks it is compared with `Detector.fit_cost`; for
+        others, with the time that a few of the images take.
 
     Raises
     ------
     TooLongError
-        The share would be below 2%.
+        It would do less than 2% of its training, or learn from less than 2% of the images.
     """
     cost = detector.fit_cost(images)
     if cost is None:
-        return {}, None
+        return Effort({}, None, _affordable(detector, images, seconds))
     share = min(1.0, seconds / cost.seconds)
-    if share < LEAST_SHARE:
-        raise TooLongError(
-            f"left out: its training would take {cost.seconds / 60:,.0f} minutes, and there was "
-            f"time for {seconds / 60:.1f}"
-        )
+    _refuse_next_to_nothing(share, cost.seconds, seconds)
     if share == 1:
-        return {}, share
+        return Effort({}, share, len(images))
     own = detector.get_params()
     shorter: dict[str, Any] = {"epochs": 1, "min_steps": max(1, int(share * cost.steps))}
     if "warmup_epochs" in own:
         shorter["warmup_epochs"] = max(1, round(share * own["warmup_epochs"]))
-    return {key: value for key, value in shorter.items() if key in own}, share
+    settings = {key: value for key, value in shorter.items() if key in own}
+    return Effort(settings, share, len(images))
+
+
+def _affordable(detector: Detector, images: ImageSet, seconds: float) -> int:
+    """Return how many images a detector without networks of its own can learn from in a time."""
+    if len(images) <= TRIED:
+        return len(images)
+    some = np.linspace(0, len(images) - 1, TRIED).astype(np.intp)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A false-positive budget")
+        clone(detector).fit(images.select(some), progress=silent)
+    whole = (time.perf_counter() - start) * len(images) / TRIED
+    share = min(1.0, seconds / whole)
+    _refuse_next_to_nothing(share, whole, seconds)
+    return max(TRIED, int(share * len(images)))
+
+
+def _refuse_next_to_nothing(share: float, needed: float, seconds: float) -> None:
+    if share < LEAST_SHARE:
+        raise TooLongError(
+            f"left out: to learn would take {needed / 60:,.0f} minutes, and there was time for "
+            f"{seconds / 60:.1f}"
+        )

@@ -6,6 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -149,6 +150,8 @@ def run(
         result.take_over(folder / RESULT)
     waiting = [name for name in names if not result.has(name)]
     material = judged_images(images, judged, own, settings["random_state"])
+    made = {**material.defects, **material.contents}
+    result.examples = {"held out": material.normal[0]} | {kind: x[0] for kind, x in made.items()}
     budget = Budget(60 * minutes, len(waiting))
 
     def tell(line: str) -> None:
@@ -166,10 +169,12 @@ def run(
         fitted = None
         try:
             detector, images = _prepared(name, settings, load, learned)
+            share = budget.next_share()
             if name not in result.begun:
-                result.begun[name] = _cut(detector, images, budget.next_share())
+                result.begun[name] = _effort(detector, images, share)
                 write(result)
             row |= result.begun[name]
+            images = images.select(_spread(len(images), row["n_images"]))
             start = time.monotonic()
             detector.set_params(**row["settings"])
             with warnings.catch_warnings():
@@ -205,16 +210,17 @@ def _prepared(
     return detector, load(detector.image_size, detector.resize).select(learned)
 
 
-def _cut(detector: Detector, images: ImageSet, seconds: float) -> dict[str, Any]:
-    """Return the settings with which a candidate keeps to its time, and how much is left of it.
-
-    ``settings`` are those that differ from the detector's own, ``share`` that of its own number of
-    training steps, None where there is none.
-    """
-    shorter, share = shortened(detector, images, TRAINING_SHARE * seconds)
+def _effort(detector: Detector, images: ImageSet, seconds: float) -> dict[str, Any]:
+    """Return ``settings``, ``steps`` and ``n_images`` with which a candidate keeps to its time."""
+    effort = shortened(detector, images, TRAINING_SHARE * seconds)
     if detector.resize == "keep":
-        shorter["image_size"] = LONGEST_SIDE
-    return {"settings": shorter, "share": share}
+        effort.settings["image_size"] = LONGEST_SIDE
+    return asdict(effort)
+
+
+def _spread(n: int, wanted: int) -> NDArray[np.intp]:
+    """Return `wanted` of n indices, evenly spread."""
+    return np.linspace(0, n - 1, wanted).astype(np.intp)
 
 
 def _plan(

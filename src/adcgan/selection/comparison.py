@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adcgan.errors import InputError
 from adcgan.selection.candidates import PHOTOGRAPH
@@ -38,14 +39,16 @@ class Comparison:
         What was compared on what: ``images`` (``source``, ``n``, ``shape``, ``anomalies``),
         ``n_learned``, ``n_judged``, ``seed``, ``fpr``, ``versions``, ``hardware``, ``date``.
     rows : list of dict
-        For each candidate ``detector``, ``league``, ``settings``, ``share`` (of its own number of
-        training steps, or None), ``fit_seconds``, ``images_a_second``, what
+        For each candidate ``detector``, ``league``, ``settings``, ``steps`` (the share of its own
+        number of training steps, or None), ``n_images`` learned from, ``fit_seconds``, what
         `adcgan.selection.judging.figures` returns, and ``error`` (None, or why there are no
         figures).
     begun : dict
-        ``settings`` and ``share`` of each candidate that began to learn.
+        ``settings``, ``steps`` and ``n_images`` of each candidate that began to learn.
     detector : Detector or None
         The best candidate, fitted; None where it was read from a folder.
+    examples : dict of str to ndarray of uint8 (H, W, C)
+        A held-out image, and what was made of it, by kind.
     """
 
     def __init__(self, plan: Row, by: str) -> None:
@@ -53,6 +56,7 @@ class Comparison:
         self.rows: list[Row] = []
         self.begun: dict[str, Row] = {}
         self.detector: Detector | None = None
+        self.examples: dict[str, NDArray[np.uint8]] = {}
 
     @property
     def ranking(self) -> list[Row]:

@@ -77,8 +77,8 @@ def test_systems_without_reconstruction_say_so(system):
 
 
 @pytest.mark.parametrize("system", [PixelPCA, PixelKNN, PixelIsolationForest])
-def test_model_folder_holds_arrays_and_json_alone(system, tmp_path):
+def test_model_folder_holds_arrays_and_text_alone(system, tmp_path):
     fitted(system).save(tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".safetensors"}
     scores = load(tmp_path).decision_function(NEW)
     np.testing.assert_array_equal(scores, fitted(system).decision_function(NEW))
