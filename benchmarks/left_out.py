@@ -1,7 +1,7 @@
 """With nine classes normal: does a detector notice that a class is new?
 
-Its AUROC alone cannot tell, for some classes look odd to any score (results/notes/adcgan-ss-design.md). So
-the images of a class are judged twice against held-out images of other classes: by a detector that
+Its AUROC alone cannot tell, for some classes look odd to any score
+(results/notes/adcgan-ss-design.md). So the images of a class are judged twice against held-out images of other classes: by a detector that
 learnt without the class, and by one that learnt with it and without another. The difference of the
 two AUROCs is the gain. All on development splits. First train, then judge:
 

@@ -47,6 +47,13 @@ class Assessment:
     verdict: Verdict
     maps: Maps | None = None
 
+    def _repr_html_(self) -> str:
+        """Return counts and the most anomalous images, for notebooks."""
+        # Imported here as Pillow is needed by pictures alone.
+        from adcgan.scoring.notebook import html_of
+
+        return html_of(self)
+
 
 def placed(
     values: NDArray[np.float64], positions: NDArray[np.intp], n_items: int
