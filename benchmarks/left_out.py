@@ -1,9 +1,9 @@
 """With nine classes normal: does a detector notice that a class is new?
 
-Its AUROC alone cannot tell, for some classes look odd to any score
-(results/notes/adcgan-ss-design.md). So the images of a class are judged twice against held-out images of other classes: by a detector that
-learnt without the class, and by one that learnt with it and without another. The difference of the
-two AUROCs is the gain. All on development splits. First train, then judge:
+Its AUROC alone cannot tell, for some classes look odd to any score (results/notes/adcgan-ss-
+design.md). So the images of a class are judged twice against held-out images of other classes: by a
+detector that learnt without the class, and by one that learnt with it and without another. The
+difference of the two AUROCs is the gain. All on development splits. First train, then judge:
 
     adcgan benchmark --dataset cifar10 --scheme all-vs-one --detectors adcgan-ss,pixel-knn \
         --classes 0,1 --seeds 0 --split development --keep-models --out R

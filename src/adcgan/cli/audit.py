@@ -54,8 +54,8 @@ def audit(
     out: Annotated[Path, typer.Option(help="The folder for audit.json, audit.md and audit.png.")],
     normal: options.Normal = None,
     anomalous: options.Anomalous = None,
-    draws: Annotated[int, typer.Option(help="How many shared z to try.", min=1)] = 200,
-    seed: Annotated[int, typer.Option(help="Draws every z.", min=0)] = 0,
+    draws: Annotated[int, typer.Option(help="Number of shared z to try.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the z.", min=0)] = 0,
     training_anomalies: Annotated[
         bool,
         typer.Option(

@@ -27,7 +27,7 @@ def benchmark(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The folder for the rows of results; goes on with what is there.")
+        Path, typer.Option(help="The folder for result rows. An interrupted sweep resumes from it.")
     ],
     scheme: Annotated[
         str | None,
@@ -37,13 +37,13 @@ def benchmark(
         ),
     ] = None,
     detectors: Annotated[
-        str, typer.Option(metavar="A,B", help="Names, as 'adcgan detectors' lists them.")
+        str, typer.Option(metavar="A,B", help="Names from 'adcgan detectors', separated by commas.")
     ] = "adcgan",
     classes: Annotated[
         str | None,
         typer.Option(
             metavar="0-9",
-            help="Class numbers, or A,B: categories of a folder. Every one if not given.",
+            help="Class numbers, or A,B: categories of a folder. All by default.",
         ),
     ] = None,
     seeds: Annotated[
@@ -51,17 +51,17 @@ def benchmark(
     ] = "0-2",
     epochs: Annotated[
         int | None,
-        typer.Option(help="Instead of the usual ones; the warm-up has its own parameter."),
+        typer.Option(help="Overrides the detector's epochs; the warm-up is set separately."),
     ] = None,
     max_train: Annotated[
-        int | None, typer.Option(help="Train on this many images at most.", min=1)
+        int | None, typer.Option(help="Maximum number of training images.", min=1)
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="[DETECTOR.]KEY=VALUE",
-            help="A parameter, of one detector or of all that have it; may be repeated.",
+            help="Set a parameter of one detector, or of all that have it. Repeatable.",
         ),
     ] = None,
     split: Annotated[
@@ -71,15 +71,17 @@ def benchmark(
     protocol: Annotated[
         str, typer.Option(help="paper; or released: leaks labels, for audit only.")
     ] = "paper",
-    workers: Annotated[int | None, typer.Option(help="Cells computed at a time.", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Cells to compute in parallel.", min=1)
+    ] = None,
     device: options.Device = "auto",
     cuda_graphs: options.CudaGraphs = None,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster: HOST:PORT, auto or local."),
+        typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: HOST:PORT, auto or local."),
     ] = None,
     keep_models: Annotated[
-        bool, typer.Option("--keep-models", help="Leave the models in OUT/cells.")
+        bool, typer.Option("--keep-models", help="Keep the models, in OUT/cells.")
     ] = False,
     json: options.Json = False,
 ) -> None:

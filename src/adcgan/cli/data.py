@@ -92,7 +92,7 @@ def prepare(
         str, typer.Argument(help="A folder of images, a manifest, or a named set (all splits).")
     ],
     image_size: Annotated[
-        int | None, typer.Option(help="Height and width that images are resized to.")
+        int | None, typer.Option(help="Resize images to this height and width.")
     ] = None,
     resize: Annotated[str, typer.Option(help="squash, crop, pad or keep.")] = "squash",
     strict: options.Strict = False,

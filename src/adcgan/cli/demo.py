@@ -45,4 +45,4 @@ def demo(
     else:
         show(evaluation.metrics)
     say(f"report     {out / 'report.html'}")
-    say("next       adcgan fit FOLDER --out MODEL, with a folder of your own normal images")
+    say("next       adcgan compare FOLDER --out RESULT, with a folder of your own normal images")

@@ -33,34 +33,32 @@ def fit(
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A parameter of the detector; may be repeated."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a detector parameter. Repeatable."),
     ] = None,
     normal: options.Normal = None,
     anomalous: options.Anomalous = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Height and width that images are resized to.")
+        int | None, typer.Option(help="Resize images to this height and width.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides everything that is random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps: where to compute.")
+        str | None, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto, float32 or bf16: how to compute.")
+        str | None, typer.Option(help="Arithmetic: auto, float32 or bf16.")
     ] = None,
     cuda_graphs: options.CudaGraphs = None,
     resume: options.Resume = False,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
     tracker: Annotated[
         list[str] | None,
-        typer.Option(help="tensorboard, wandb or mlflow, if installed; may be repeated."),
+        typer.Option(help="tensorboard, wandb or mlflow. Repeatable."),
     ] = None,
     strict: options.Strict = False,
     json: options.Json = False,
 ) -> None:
-    """Learn from normal images; the result is a model folder."""
+    """Train a detector on normal images and write a model folder."""
     from adcgan.training.trackers import check_trackers
 
     name, why = (detector, "") if detector is not None else suited_detector(data)

@@ -30,20 +30,20 @@ Anomalous: TypeAlias = Annotated[
     ),
 ]
 Device: TypeAlias = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:1, mps: where to compute.")
+    str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
 ]
 CudaGraphs: TypeAlias = Annotated[
     bool | None,
     typer.Option(
         "--cuda-graphs/--no-cuda-graphs",
-        help="Capture training steps as CUDA graphs, or not. By default, wherever they can be.",
+        help="Capture training steps as CUDA graphs. On by default where possible.",
     ),
 ]
 Strict: TypeAlias = Annotated[
-    bool, typer.Option("--strict", help="Stop with exit code 2 if any image cannot be read.")
+    bool, typer.Option("--strict", help="Exit with code 2 if an image cannot be read.")
 ]
 Json: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on standard output.")
+    bool, typer.Option("--json", help="Print the result as JSON to standard output.")
 ]
 Resume: TypeAlias = Annotated[
     bool, typer.Option("--resume", help="Resume the run in --out, or start a new one.")

@@ -26,7 +26,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The HTML file to write; report.html in the folder if not given."),
+        typer.Option(help="The HTML file to write. Default: report.html in the folder."),
     ] = None,
 ) -> None:
     """Write a page on a model or on a benchmark.

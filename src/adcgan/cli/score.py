@@ -38,18 +38,21 @@ def score(
         ),
     ],
     heatmaps: Annotated[
-        Path | None, typer.Option(help="A folder for a heatmap of each image.")
+        Path | None, typer.Option(help="Write a heatmap of each image to this folder.")
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(help="A folder for a mask of each image, white where it is anomalous."),
+        typer.Option(
+            help="Write a mask of each image to this folder: white where it is anomalous."
+        ),
     ] = None,
     regions: Annotated[
-        Path | None, typer.Option(help="A CSV file for the anomalous regions: box, area, peak.")
+        Path | None,
+        typer.Option(help="Write the anomalous regions to this CSV file: box, area, peak."),
     ] = None,
     fpr: Annotated[
         float | None,
-        typer.Option(help="Decide by this false-positive budget instead of the model's own."),
+        typer.Option(help="Override the model's false-positive budget."),
     ] = None,
     strict: options.Strict = False,
     json: options.Json = False,
@@ -58,17 +61,17 @@ def score(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Score on a Ray cluster: HOST:PORT, auto or local. Goes on with what is in OUT.",
+            help="Score on a Ray cluster: HOST:PORT, auto or local. Resumes from OUT.",
         ),
     ] = None,
     shard_size: Annotated[
-        int | None, typer.Option(help="With --ray: images in each file written.", min=1)
+        int | None, typer.Option(help="With --ray: images per output file.", min=1)
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="With --ray: worker processes at a time.", min=1)
+        int | None, typer.Option(help="With --ray: number of worker processes.", min=1)
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(help="With --ray: share of a GPU for each worker.", min=0)
+        float | None, typer.Option(help="With --ray: GPU share of each worker.", min=0)
     ] = None,
 ) -> None:
     """Score images: one CSV row for each input, unreadable ones included.

@@ -25,18 +25,18 @@ def serve(
         Path,
         typer.Argument(help="An .onnx file, made by 'adcgan export', or a model folder."),
     ],
-    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Host name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
             envvar="ADCGAN_API_KEY",
-            help="The key that clients must give. Other users of this machine see what is typed "
-            "here: the variable is safer.",
+            help="The key that clients must send. Other users of the machine can read it here; "
+            "the environment variable is safer.",
         ),
     ] = None,
     access_log: Annotated[
-        bool, typer.Option("--access-log", help="A line on standard error for each request.")
+        bool, typer.Option("--access-log", help="Log each request on standard error.")
     ] = False,
     max_file_mb: Annotated[
         float, typer.Option(help="Megabytes of one file.", rich_help_panel=_LIMITS)

@@ -33,7 +33,8 @@ def tables(
     ] = "terminal",
     out: Annotated[Path | None, typer.Option(help="Write the tables to this file.")] = None,
     plots: Annotated[
-        Path | None, typer.Option(help="A folder for plots of our figures against the paper's.")
+        Path | None,
+        typer.Option(help="Write plots of these figures against the paper's to this folder."),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="paper; or released: leaks labels, for audit only.")
