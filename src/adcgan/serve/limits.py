@@ -5,49 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
 
 from adcgan.errors import InputError
 
 MEGABYTE = 1_000_000
-_WHOLE = {"max_files", "max_queue", "max_requests", "max_connections", "max_batch"}
-_WHOLE |= {"decode_threads"}
+
+
+def _limit(default: float, doc: str) -> Any:
+    """Declare a limit with its line of help."""
+    return field(default=default, metadata={"doc": doc})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one service; each is an option of ``adcgan serve``.
-
-    Attributes
-    ----------
-    max_file_mb : float
-        Megabytes (10⁶ bytes) of one file.
-    max_request_mb : float
-        Megabytes of one request's body.
-    max_held_mb : float
-        Megabytes of files that are received and not yet decoded, over all requests.
-    max_files : int
-        Files in one request.
-    max_megapixels : float
-        Width times height of one image, in 10⁶ pixels.
-    max_queue : int
-        Images accepted and not yet scored, over all requests.
-    max_requests : int
-        Scoring requests at a time.
-    max_connections : int
-        Open connections, idle ones included.
-    header_seconds : float
-        Time for a request's head to arrive.
-    body_seconds : float
-        Time for a request's body to arrive.
-    score_seconds : float
-        Time to decode, wait for a batch and be scored.
-    max_batch : int
-        Images scored together.
-    max_wait_ms : float
-        Milliseconds that an image waits for others to be scored with.
-    decode_threads : int
-        Images decoded at a time.
+    """The limits of one service; each is an option of ``adcgan serve``, which says what it is.
 
     Raises
     ------
@@ -55,24 +28,24 @@ class Limits:
         If a limit is out of range.
     """
 
-    max_file_mb: float = 20
-    max_request_mb: float = 64
-    max_held_mb: float = 512
-    max_files: int = 64
-    max_megapixels: float = 30
-    max_queue: int = 1024
-    max_requests: int = 128
-    max_connections: int = 512
-    header_seconds: float = 10
-    body_seconds: float = 30
-    score_seconds: float = 30
-    max_batch: int = 32
-    max_wait_ms: float = 5
-    decode_threads: int = 2
+    max_file_mb: float = _limit(20, "Megabytes (10⁶ bytes) of one file.")
+    max_request_mb: float = _limit(64, "Megabytes of one request's body.")
+    max_held_mb: float = _limit(512, "Megabytes received and not yet decoded, over all requests.")
+    max_files: int = _limit(64, "Files in one request.")
+    max_megapixels: float = _limit(30, "Width times height of one image, in 10⁶ pixels.")
+    max_queue: int = _limit(1024, "Images accepted and not yet scored, over all requests.")
+    max_requests: int = _limit(128, "Scoring requests at a time.")
+    max_connections: int = _limit(512, "Open connections, idle ones included.")
+    header_seconds: float = _limit(10, "Time for a request's head to arrive.")
+    body_seconds: float = _limit(30, "Time for a request's body to arrive.")
+    score_seconds: float = _limit(30, "Time to decode, wait for a batch and be scored.")
+    max_batch: int = _limit(32, "Images scored together.")
+    max_wait_ms: float = _limit(5, "Milliseconds that an image waits for others.")
+    decode_threads: int = _limit(2, "Images decoded at a time.")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _check(field.name, getattr(self, field.name))
+        for one in fields(self):
+            _check(one.name, getattr(self, one.name), is_whole(one))
         for inner, outer in (
             ("max_file_mb", "max_request_mb"),
             ("max_request_mb", "max_held_mb"),
@@ -100,10 +73,15 @@ class Limits:
         return round(self.max_megapixels * MEGABYTE)
 
 
-def _check(name: str, value: object) -> None:
+def is_whole(limit: Field[Any]) -> bool:
+    """Say whether a limit is a whole number."""
+    return limit.type == "int"
+
+
+def _check(name: str, value: object, whole: bool) -> None:
     """Refuse a value that is no limit: zero, negative, infinite, or no number."""
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if name in _WHOLE and not (isinstance(number, int) and number >= 1):
+    if whole and not (isinstance(number, int) and number >= 1):
         raise InputError(
             f"The {name!r} parameter must be an integer of at least 1. Got {value!r} instead."
         )
