@@ -84,7 +84,7 @@ def overview(found: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of the table of candidates, the best first."""
     with_own = any(row["own"] is not None for row in found.table)
     columns = ["detector", "defects", "contents", *(["own"] * with_own)]
-    columns += ["smallest", "false alarms", "fit", "per second"]
+    columns += ["smallest", "alarms", "fit", "per s"]
     rows = []
     for row in found.table:
         if row["error"] is not None:
@@ -115,8 +115,8 @@ def _candidates(found: Comparison) -> dict[str, Any]:
         "detector can see, not that your anomalies look like that.",
         "Smallest: the median extent of the smallest of three sizes of made defects of which "
         "at least half score above the threshold.",
-        "False alarms: held-out normal images above the threshold, which each model took from "
-        "images of its own. Fit: the time to learn. Per second: images scored.",
+        "Alarms: the share of held-out normal images above the threshold, which each model took "
+        "from images of its own. Fit: the time to learn. Per s: images scored in a second.",
     ]
     if found.by == "own":
         notes.append(

@@ -28,8 +28,9 @@ from adcgan.training.runlog import hardware, versions
 
 # Returns the normal images for a detector's ``image_size`` and ``resize``.
 Load = Callable[[int | None, str], ImageSet]
-# Of a candidate's share of the time, so much is for its training: it is judged in the rest.
-TRAINING_SHARE = 0.7
+# Of a candidate's share of the time, so much is for its training: in the rest it is calibrated,
+# and judged.
+TRAINING_SHARE = 0.6
 RESULT, MODELS, BEST = "comparison.json", "candidates", "model"
 
 
