@@ -16,7 +16,7 @@ from typing import IO, Any
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # Libraries in Rust, such as safetensors, tell the system's number in their message alone.
-_NUMBER = re.compile(r"\(os error (\d+)\)")
+_NUMBER = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")
 
 
 @contextmanager

@@ -69,9 +69,7 @@ def part(seed: int, *places: tuple[int, int]) -> NDArray[np.uint8]:
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def test_where_a_place_is_counts_where_parts_lie_alike(fitted: LocalADCGAN) -> None:
-    # Of brushed metal no place is like another.
-    assert fitted.model_.place_weight == 0
+def test_where_a_place_is_counts_where_parts_lie_alike() -> None:
     detector = LocalADCGAN(**QUICK).fit([part(i, (30, 30)) for i in range(40)])
     assert detector.model_.place_weight > 0
     # A disc like all others, but not where it belongs.

@@ -125,7 +125,7 @@ class TestWithWeights:
             "training_features": (27, 1280),
             "weights_sha256": (32,),
         }
-        assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+        assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".safetensors"}
 
     def test_a_loaded_model_scores_exactly_as_the_saved_one(self, tmp_path: Path) -> None:
         detector = fitted()

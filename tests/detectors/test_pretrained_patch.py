@@ -84,7 +84,7 @@ class TestWithWeights:
         assert stored["memory"].shape == (50, stored["mean"].size)
         assert stored["memory"].dtype == np.float16
         assert set(stored) == {"memory", "mean", "deviation", "weights_sha256"}
-        assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+        assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".safetensors"}
 
     def test_distances_are_those_to_the_nearest_places_one_by_one(self) -> None:
         model = fitted(memory_size=40, n_neighbors=3).model_

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 
 def _with_limits(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each limit."""
-    hints = get_type_hints(command, include_extras=True)
-    own = [one for one in inspect.signature(command).parameters.values() if one.name != "limits"]
-    added = [
-        inspect.Parameter(limit.name, inspect.Parameter.KEYWORD_ONLY, default=limit.default)
-        for limit in fields(Limits)
-    ]
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    named = [one for one in own if one.name != "limits"]
     for limit in fields(Limits):
         option = typer.Option(help=limit.metadata["doc"], rich_help_panel="Limits")
-        hints[limit.name] = Annotated[int if is_whole(limit) else float, option]
-    named = [one.replace(annotation=hints[one.name]) for one in [*own, *added]]
-    command.__annotations__ = hints
+        named.append(
+            inspect.Parameter(
+                limit.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=limit.default,
+                annotation=Annotated[int if is_whole(limit) else float, option],
+            )
+        )
+    command.__annotations__ = {one.name: one.annotation for one in named}
     command.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
     return command
 
