@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from adcgan.training.device import random_state_kept
 from adcgan.training.graphs import WARM_UP_STEPS, GraphedSteps
@@ -93,9 +95,26 @@ def _total_flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
 
 def count_flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
     """Count the operations of one step: those of a batch of 2, scaled to the whole batch."""
-    with FlopCounterMode(display=False) as counter:
+    make: Callable[[], _Counting] = _Counting
+    with make() as counting:
         take_step(recipe, phase, shape, COUNTED_BATCH)
-    return float(counter.get_total_flops()) * recipe.batch_size / COUNTED_BATCH
+    return float(counting.flops) * recipe.batch_size / COUNTED_BATCH
+
+
+class _Counting(TorchDispatchMode):
+    """Adds up operations by PyTorch's formulas.
+
+    Its own counter also follows modules, by hooks that cannot be there under `autograd.grad`.
+    """
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def _seconds(recipe: Recipe, shape: tuple[int, int, int], *, cuda_graphs: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -71,11 +72,14 @@ class Optimizers:
                 rate = torch.tensor(learning_rates[name], device=accelerator.device)
                 optimizer.param_groups[0]["lr"] = rate
         self._step = 0
-        # On the device too, where a captured step finds the number it is replayed for.
-        self._step_there = torch.zeros((), device=accelerator.device)
         self.losses: dict[str, Tensor] = {}
+        # On the device: whether weights are frozen, also as the number that Adam takes; the last
+        # step that began before, and each update's losses until then, the bad ones included.
+        self._is_frozen = torch.zeros((), dtype=torch.bool, device=accelerator.device)
         self._frozen = torch.zeros((), device=accelerator.device)
-        self._first_bad: dict[str, Tensor] = {}
+        self._last_step = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+        self._last: dict[tuple[str, ...], Tensor] = {}
+        self._one = torch.ones((), device=accelerator.device)
 
     @property
     def step(self) -> int:
@@ -85,7 +89,7 @@ class Optimizers:
     @step.setter
     def step(self, number: int) -> None:
         self._step = number
-        self._step_there.fill_(number)
+        self._last_step.masked_fill_(~self._is_frozen, number)
         if self._decay is None:
             return
         factor = self._decay(number)
@@ -113,38 +117,43 @@ class Optimizers:
 
         Each loss is kept as ``"{name}/{loss}"`` in `self.losses` until the next step.
         """
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        for key, loss in losses.items():
-            self._watch(f"{name}/{key}", loss.detach())
-        optimizer, parameters = self.named[name], self.parameters[name]
-        optimizer.zero_grad(set_to_none=True)
-        for parameter in parameters:
-            parameter.grad = None
-        # Naming the inputs keeps autograd from computing gradients of other networks' weights.
-        self.accelerator.backward(total, inputs=parameters)
+        values = [loss.float() for loss in losses.values()]
+        self._watch([f"{name}/{key}" for key in losses], values)
+        parameters = self.parameters[name]
+        # Autograd adds up the gradients of several losses. It is asked for those of these
+        # parameters alone, so that it computes none of other networks' weights.
+        gradients = torch.autograd.grad(
+            values, parameters, [self._one] * len(values), allow_unused=True
+        )
         if self.accelerator.num_processes > 1:
-            self._average_gradients(parameters)
-        for parameter, weight in zip(parameters, self._stored[name], strict=True):
-            if parameter.grad is not None:
-                weight.grad = _as_stored(parameter.grad, like=parameter).contiguous()
+            self._average([gradient for gradient in gradients if gradient is not None])
+        for parameter, weight, gradient in zip(
+            parameters, self._stored[name], gradients, strict=True
+        ):
+            weight.grad = (
+                None if gradient is None else _as_stored(gradient, like=parameter).contiguous()
+            )
+        optimizer = self.named[name]
         optimizer.found_inf = self._frozen
         optimizer.step()
 
-    def _watch(self, key: str, loss: Tensor) -> None:
-        """Record `loss`, and freeze the weights from here on if it is not finite."""
-        self.losses[key] = loss
-        bad = (~torch.isfinite(loss)).float()
-        if key not in self._first_bad:
-            self._first_bad[key] = torch.full_like(self._frozen, -1)
-        first = self._first_bad[key]
-        first.copy_(torch.where((first < 0) & (bad > 0), self._step_there, first))
+    @torch.no_grad()
+    def _watch(self, keys: list[str], losses: list[Tensor]) -> None:
+        """Record losses, and freeze the weights from here on if one is not finite."""
+        values = torch.stack(losses)
+        self.losses.update(zip(keys, values.unbind(), strict=True))
+        last = self._last.setdefault(tuple(keys), torch.zeros_like(values))
+        torch.where(self._is_frozen, last, values, out=last)
+        # 0 times a number that is not finite is NaN, which alone differs from itself.
+        sign = torch.dot(last, torch.zeros_like(last))
+        bad = sign != sign
         if self.accelerator.num_processes > 1:
-            bad = self.accelerator.reduce(bad, "sum").clamp(max=1)
-        torch.maximum(self._frozen, bad, out=self._frozen)
+            bad = self.accelerator.reduce(bad.float(), "sum") > 0
+        self._is_frozen.logical_or_(bad)
+        self._frozen.copy_(self._is_frozen)
 
-    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
+    def _average(self, gradients: list[Tensor]) -> None:
         """Replace each gradient by its mean over the processes, in one exchange."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
         flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
         for gradient, mean in zip(
             gradients, flat.split([g.numel() for g in gradients]), strict=True
@@ -153,16 +162,16 @@ class Optimizers:
 
     def raise_if_diverged(self) -> None:
         """Raise `DivergedError` naming the first loss that was not finite, and its step."""
-        if not bool(self._frozen):
+        if not bool(self._is_frozen):
             return
-        bad = {key: int(step) for key, step in self._first_bad.items() if int(step) >= 0}
-        if not bad:
-            raise DivergedError("Training diverged in another process.")
-        key = min(bad, key=lambda name: bad[name])
-        raise DivergedError(
-            f"Training diverged: the loss {key!r} is not finite at step {bad[key]}. "
-            "The weights were kept as they were before it."
-        )
+        for keys, values in self._last.items():
+            for key, value in zip(keys, values.tolist(), strict=True):
+                if not math.isfinite(value):
+                    raise DivergedError(
+                        f"Training diverged: the loss {key!r} is not finite at step "
+                        f"{int(self._last_step)}. The weights were kept as they were before it."
+                    )
+        raise DivergedError("Training diverged in another process.")
 
 
 def _as_stored(tensor: Tensor, like: Tensor) -> Tensor:
