@@ -139,8 +139,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(Optimizers, "update", checked_update)
     monkeypatch.setattr(Detector, "check_cuda_graphs", lambda *_: None)
     # What the layers do on CUDA devices.
-    monkeypatch.setattr(layers.PReLU, "forward", nn.PReLU.forward)
-    monkeypatch.setattr(layers.Dropout, "forward", nn.Dropout.forward)
+    monkeypatch.setattr(layers, "on_cpu", lambda _: False)
     monkeypatch.setattr(products, "_ONEDNN", False)
     return counted
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
+from adcgan.networks.activated import norm_leaky_relu, norm_prelu, normed
 from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, PReLU
 from adcgan.networks.spectral import spectral_norm
 
@@ -89,12 +90,22 @@ class ConvBlock(nn.Sequential):
             Dropout(dropout),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the four layers to `x` (B, in, H, W)."""
+        convolution, norm, leaky, dropout = self
+        return norm_leaky_relu(convolution(x), norm, leaky, dropout)
+
 
 class UpBlock(nn.Sequential):
     """Transposed (or plain) convolution, BatchNorm, PReLU (the generator)."""
 
     def __init__(self, convolution: ConvTranspose2d | Conv2d) -> None:
         super().__init__(convolution, nn.BatchNorm2d(convolution.out_channels), PReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the three layers to `x` (B, in, H, W)."""
+        convolution, norm, prelu = self
+        return norm_prelu(convolution(x), norm, prelu)
 
 
 class ResidualBlock(nn.Module):
@@ -112,5 +123,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + body(x)."""
-        out: Tensor = x + self.body(x)
-        return out
+        first, norm, prelu, second, last_norm = self.body
+        inside = norm_prelu(first(x), norm, prelu)
+        return x + normed(second(inside), last_norm)

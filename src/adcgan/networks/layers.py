@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from adcgan.networks.memory_order import is_channels_last, rows
@@ -62,34 +62,62 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return out if self.bias is None else out + self.bias[:, None, None]
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Say whether a CPU computes with `x`, where kernels differ and numbers can be read."""
+    return x.device.type == "cpu"
+
+
 class PReLU(nn.PReLU):
     """PReLU with one slope; on CPUs through LeakyReLU's kernels, which are vectorised."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, 0) + slope · min(x, 0)."""
-        if x.device.type != "cpu" or not torch.is_grad_enabled():
+        if not on_cpu(x) or not torch.is_grad_enabled():
             return super().forward(x)
         return _prelu(x, self.weight)
 
 
 class _PReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, slope: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(x, slope)
-        return F.leaky_relu(x, slope.item())
+        ctx.number = slope.item()
+        return F.leaky_relu(x, ctx.number)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         x, slope = ctx.saved_tensors
-        on_x = torch.ops.aten.leaky_relu_backward(gradient, x, slope.item(), False)
-        if not ctx.needs_input_grad[1]:
-            return on_x, None
-        on_slope = (x.clamp(max=0) * gradient).sum(dtype=torch.float32)
-        return on_x, on_slope.to(slope.dtype).reshape(slope.shape)
+        return prelu_backward(gradient, x, slope, ctx.number, needed=ctx.needs_input_grad[1])
 
 
 _prelu: Callable[[Tensor, Tensor], Tensor] = _PReLU.apply
+
+
+def prelu_backward(
+    gradient: Tensor, x: Tensor, slope: Tensor, number: float | None, *, needed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of PReLU's input and, if `needed`, of its slope.
+
+    Parameters
+    ----------
+    gradient, x : Tensor of the same shape
+        The gradient of its output, and its input.
+    slope : Tensor (1,)
+    number : float or None
+        The slope, if it was read.
+    needed : bool
+        Whether the slope is trained.
+    """
+    if number is None:
+        shaped = slope.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+        on_x, on_slopes = torch.ops.aten._prelu_kernel_backward(gradient, x, shaped)
+    else:
+        on_x = torch.ops.aten.leaky_relu_backward(gradient, x, number, False)
+        on_slopes = x.clamp(max=0) * gradient if needed else x
+    if not needed:
+        return on_x, None
+    return on_x, on_slopes.sum(dtype=torch.float32).to(slope.dtype).view(slope.shape)
 
 
 class Dropout(nn.Dropout):
@@ -97,11 +125,18 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` with entries set to 0 with probability p and the rest divided by 1 − p."""
-        if not self.training or self.p == 0 or x.device.type != "cpu":
+        if not self.draws_masks(x):
             return super().forward(x)
+        return x * self.mask(torch.empty_like(x))
+
+    def draws_masks(self, x: Tensor) -> bool:
+        """Say whether entries of `x` are dropped by a mask, rather than by torch's dropout."""
+        return self.training and self.p > 0 and on_cpu(x)
+
+    def mask(self, like: Tensor) -> Tensor:
+        """Return 0 or 1 / (1 − p) for each entry of a tensor without gaps in memory."""
         dropped = round(self.p * LEVELS)
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.int16)[: x.numel()] >= dropped - LEVELS // 2
-        scale = kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
-        like = torch.empty_like(x)
-        return x * scale.as_strided(like.size(), like.stride())
+        words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16)[: like.numel()] >= dropped - LEVELS // 2
+        scale = kept.to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
+        return scale.as_strided(like.size(), like.stride())

@@ -1,0 +1,131 @@
+"""BatchNorm and what follows it, activation and dropout, as one function of autograd.
+
+In training torch's layers take a dozen small operations for them, forwards and back, where the
+time of a small operation is that of its start. Here they are the few that compute something, and
+`tests/networks/test_activated.py` holds them to torch's layers. Only the number of batches, which
+an average with a momentum does not use, is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from adcgan.networks import layers
+from adcgan.networks.layers import Dropout, PReLU
+
+
+def normed(x: Tensor, norm: nn.Module) -> Tensor:
+    """Return ``norm(x)`` (B, C, H, W)."""
+    out: Tensor = _batch_norm(x, norm)[0] if _averages(norm) else norm(x)
+    return out
+
+
+def norm_prelu(x: Tensor, norm: nn.Module, prelu: nn.Module) -> Tensor:
+    """Return ``prelu(norm(x))`` (B, C, H, W)."""
+    if _averages(norm) and isinstance(prelu, PReLU) and torch.is_grad_enabled():
+        return _norm_prelu(x, norm.weight, norm.bias, prelu.weight, norm)
+    out: Tensor = prelu(norm(x))
+    return out
+
+
+def norm_leaky_relu(x: Tensor, norm: nn.Module, leaky: nn.Module, dropout: nn.Module) -> Tensor:
+    """Return ``dropout(leaky(norm(x)))`` (B, C, H, W)."""
+    if _averages(norm) and isinstance(leaky, nn.LeakyReLU) and isinstance(dropout, Dropout):
+        mask = dropout.mask(x) if dropout.draws_masks(x) else None
+        out = _norm_leaky_relu(x, norm.weight, norm.bias, mask, norm, leaky.negative_slope)
+        thin: Tensor = out if mask is not None else dropout(out)
+        return thin
+    plain: Tensor = dropout(leaky(norm(x)))
+    return plain
+
+
+def _averages(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Say whether `norm` is in training and keeps moving averages of its statistics."""
+    return isinstance(norm, nn.BatchNorm2d) and norm.training and norm.momentum is not None
+
+
+def _batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalise `x` by its own statistics; return also what the backward pass needs of them."""
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.aten._batch_norm_with_update(
+        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
+    )
+    return out
+
+
+def _batch_norm_backward(
+    gradient: Tensor, ctx: Any, x: Tensor, weight: Tensor, *statistics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of `x`, of weight and of bias."""
+    mean, deviation, reserve = statistics
+    out: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.batch_norm_backward(
+        *(gradient, x, weight, None, None, mean, deviation, True, ctx.eps),
+        *(ctx.needs_input_grad[:3], reserve),
+    )
+    return out
+
+
+class _NormLeakyReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,  # noqa: ARG004
+        mask: Tensor | None,
+        norm: nn.BatchNorm2d,
+        slope: float,
+    ) -> Tensor:
+        ctx.eps, ctx.slope = norm.eps, slope
+        out, *statistics = _batch_norm(x, norm)
+        F.leaky_relu_(out, slope)
+        ctx.save_for_backward(x, weight, out, mask, *statistics)
+        return out if mask is None else out * mask
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, out, mask, *statistics = ctx.saved_tensors
+        if mask is not None:
+            gradient = gradient * mask
+        # The slope is not negative, so that the sign of the output is that of the input.
+        gradient = torch.ops.aten.leaky_relu_backward(gradient, out, ctx.slope, True)
+        gradients = _batch_norm_backward(gradient, ctx, x, weight, *statistics)
+        return *gradients, None, None, None
+
+
+class _NormPReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,  # noqa: ARG004
+        slope: Tensor,
+        norm: nn.BatchNorm2d,
+    ) -> Tensor:
+        out, *statistics = _batch_norm(x, norm)
+        ctx.eps = norm.eps
+        ctx.save_for_backward(x, weight, slope, out, *statistics)
+        ctx.number = slope.item() if layers.on_cpu(x) else None
+        if ctx.number is not None:
+            return F.leaky_relu(out, ctx.number)
+        return torch.prelu(out, slope.to(out.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, slope, out, *statistics = ctx.saved_tensors
+        on_out, on_slope = layers.prelu_backward(
+            gradient, out, slope, ctx.number, needed=ctx.needs_input_grad[3]
+        )
+        return *_batch_norm_backward(on_out, ctx, x, weight, *statistics), on_slope, None
+
+
+_norm_leaky_relu: Callable[..., Tensor] = _NormLeakyReLU.apply
+_norm_prelu: Callable[..., Tensor] = _NormPReLU.apply
