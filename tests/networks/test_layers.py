@@ -56,6 +56,36 @@ def test_a_convolution_is_torchs(
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shape"),
+    [
+        pytest.param(layers.Conv2d(5, 7, 3), nn.Conv2d(5, 7, 3), (4, 5, 3, 3), id="whole map"),
+        pytest.param(
+            layers.Conv2d(5, 7, 3, padding=1),
+            nn.Conv2d(5, 7, 3, padding=1),
+            (4, 5, 1, 1),
+            id="centre",
+        ),
+        pytest.param(
+            layers.ConvTranspose2d(5, 7, 4), nn.ConvTranspose2d(5, 7, 4), (4, 5, 1, 1), id="spread"
+        ),
+        pytest.param(layers.Linear(5, 7), nn.Linear(5, 7), (4, 5), id="linear"),
+    ],
+)
+def test_in_half_precision_products_are_torchs_too(
+    ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    theirs.load_state_dict(ours.state_dict())
+    ours = copy.deepcopy(ours).to(memory_format=memory_format)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = outcome(ours, x := torch.randn(shape)), outcome(theirs, x)
+    for mine, reference in zip(found, expected, strict=True):
+        assert mine.dtype == reference.dtype
+        torch.testing.assert_close(mine, reference, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "side"), [(4, 2, 0, 1), (4, 2, 1, 1), (4, 2, 1, 3)]
@@ -138,6 +168,7 @@ def dense() -> nn.Linear:
         (convolution, (4, 5, 6, 6), torch.contiguous_format),
         (convolution, (4, 5, 6, 6), torch.channels_last),
         (dense, (4, 5), torch.contiguous_format),
+        (lambda: layers.Linear(5, 7), (4, 5), torch.contiguous_format),
     ],
 )
 def test_spectral_norm_is_torchs_over_several_steps(

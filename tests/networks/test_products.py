@@ -32,6 +32,15 @@ def test_it_is_the_product_with_its_gradients(of_x: str, of_weight: str) -> None
         torch.testing.assert_close(product(x, weight), x @ weight.t())
 
 
+def test_a_bias_is_added_and_has_its_gradient() -> None:
+    x, weight, bias = torch.randn(5, 40), torch.randn(7, 40), torch.randn(7, requires_grad=True)
+    out = torch.randn(5, 7)
+    found = product(x, weight, bias)
+    torch.testing.assert_close(found, x @ weight.t() + bias)
+    (gradient,) = torch.autograd.grad((found * out).sum(), bias)
+    torch.testing.assert_close(gradient, out.sum(0))
+
+
 def test_a_gradient_that_nobody_wants_is_not_computed() -> None:
     x, weight = torch.randn(5, 40), torch.randn(7, 40, requires_grad=True)
     with FlopCounterMode(display=False) as counter:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
 from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
+from adcgan.networks.layers import Linear
 from adcgan.networks.residual import residual_trunk
 from adcgan.networks.spectral import spectral_norm
 
@@ -87,8 +88,8 @@ class Critic(nn.Module):
         self.trunk, self.last_block, self.local_channels, self.global_features = make(
             channels, size, width=width, dropout=dropout
         )
-        self.logit = spectral_norm(nn.Linear(self.global_features, 1))
-        self.projection = spectral_norm(nn.Linear(self.global_features, self.local_channels))
+        self.logit = spectral_norm(Linear(self.global_features, 1))
+        self.projection = spectral_norm(Linear(self.global_features, self.local_channels))
 
     def _make_trunk(self, size: int) -> Callable[..., Trunk]:
         del size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from adcgan.networks.layers import Linear
 from adcgan.networks.spectral import spectral_norm
 
 
@@ -26,11 +27,11 @@ class LatentCritic(nn.Module):
         super().__init__()
         self.register_buffer("draws", draws)
         self.layers = nn.Sequential(
-            spectral_norm(nn.Linear(in_features, 64)),
+            spectral_norm(Linear(in_features, 64)),
             nn.LeakyReLU(0.2),
-            spectral_norm(nn.Linear(64, 32)),
+            spectral_norm(Linear(64, 32)),
             nn.LeakyReLU(0.2),
-            spectral_norm(nn.Linear(32, 1)),
+            spectral_norm(Linear(32, 1)),
         )
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -14,11 +14,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from adcgan.networks.memory_order import is_channels_last, rows
-from adcgan.networks.products import product
+from adcgan.networks.memory_order import rows, unrolled
+from adcgan.networks.products import as_autocast, gradients, multiply, product
 
 # Dropout draws 16 bits for an entry, so its probability is a multiple of 2⁻¹⁶.
 LEVELS = 2**16
+
+
+class Linear(nn.Linear):
+    """Linear layer of vectors, computed by `product`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, in) · weightᵀ + bias, (B, out)."""
+        return product(x, self.weight, self.bias)
 
 
 class Conv2d(nn.Conv2d):
@@ -28,21 +36,66 @@ class Conv2d(nn.Conv2d):
         """Return the convolution (B, out, H', W') of `x` (B, in, H, W)."""
         if not self._is_one_window(x.shape[2:]):
             return super().forward(x)
-        # Only what lies under the window counts, and only weights that are not over the padding.
-        padding = self.padding[0]
-        sides = [min(side, self.kernel_size[0] - int(padding)) for side in x.shape[2:]]
-        under = x[:, :, : sides[0], : sides[1]]
-        weight = whole = self.weight
-        if under.shape[2:] != whole.shape[2:]:
-            start = int(padding)
-            weight = whole[:, :, start : start + sides[0], start : start + sides[1]]
-        out = product(rows(under, like=whole), rows(weight, like=whole))
-        return (out if self.bias is None else out + self.bias)[:, :, None, None]
+        return _one_window(x, self.weight, self.bias, int(self.padding[0]))
 
     def _is_one_window(self, sides: torch.Size) -> bool:
         """Say whether the output for inputs of these sides is 1×1."""
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         return all(kernel <= side + 2 * padding < kernel + stride for side in sides)
+
+
+class _OneWindow(torch.autograd.Function):
+    """The product of what lies under the window with the weights that are not over the padding."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        x, weight = as_autocast(x), as_autocast(weight)
+        sides = [min(side, weight.shape[2] - padding) for side in x.shape[2:]]
+        ctx.places = (0, sides), (padding, sides)
+        on_x, on_weight = ctx.places
+        under_x = rows(_window(x, on_x), like=weight)
+        under_weight = rows(_window(weight, on_weight), like=weight)
+        ctx.save_for_backward(x, weight, under_x, under_weight)
+        out = multiply(under_x, under_weight, bias)
+        return out.view(*out.shape, 1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, under_x, under_weight = ctx.saved_tensors
+        *found, on_bias = gradients(
+            gradient.flatten(1), under_x, under_weight, ctx.needs_input_grad
+        )
+        on_whole = [
+            None if on is None else _around(on, whole, place, like=weight)
+            for on, whole, place in zip(found, (x, weight), ctx.places, strict=True)
+        ]
+        return *on_whole, on_bias, None
+
+
+# Where a window begins in both directions, and its sides.
+Place = tuple[int, list[int]]
+
+
+def _window(whole: Tensor, place: Place) -> Tensor:
+    """Return the window of (n, c, h, w) at `place`."""
+    start, sides = place
+    if whole.shape[2:] == torch.Size(sides):
+        return whole
+    return whole.narrow(2, start, sides[0]).narrow(3, start, sides[1])
+
+
+def _around(matrix: Tensor, whole: Tensor, place: Place, like: Tensor) -> Tensor:
+    """Return zeros like `whole` but for the window at `place`, whose `rows` the matrix is."""
+    part = unrolled(matrix, torch.Size([*whole.shape[:2], *place[1]]), like)
+    if whole.shape[2:] == part.shape[2:]:
+        return part
+    around = torch.zeros_like(whole)
+    _window(around, place).copy_(part)
+    return around
+
+
+_one_window: Callable[[Tensor, Tensor, Tensor | None, int], Tensor] = _OneWindow.apply
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -53,13 +106,35 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         plain = self.padding == (0, 0) and self.output_padding == (0, 0)
         if x.shape[2:] != (1, 1) or not plain or output_size is not None:
             return super().forward(x, output_size)
-        out = product(x.flatten(1), rows(self.weight).t())
-        kernel = self.kernel_size
-        if is_channels_last(self.weight):
-            out = out.view(x.shape[0], *kernel, self.out_channels).permute(0, 3, 1, 2)
-        else:
-            out = out.view(x.shape[0], self.out_channels, *kernel)
-        return out if self.bias is None else out + self.bias[:, None, None]
+        out = _spread(x, self.weight)
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
+
+
+class _Spread(torch.autograd.Function):
+    """The product of (B, in, 1, 1) with weights (in, out, k, k)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, weight = as_autocast(x.flatten(1)), as_autocast(weight)
+        ctx.save_for_backward(x, weight)
+        out = multiply(x, rows(weight).t())
+        return unrolled(out, torch.Size([len(x), *weight.shape[1:]]), like=weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        matrix = rows(weight).t()
+        on_x, on_matrix, _ = gradients(
+            rows(gradient, like=weight), x, matrix, (*ctx.needs_input_grad, False)
+        )
+        return (
+            None if on_x is None else on_x.view(*x.shape, 1, 1),
+            None if on_matrix is None else unrolled(on_matrix.t(), weight.shape, like=weight),
+        )
+
+
+_spread: Callable[[Tensor, Tensor], Tensor] = _Spread.apply
 
 
 def on_cpu(x: Tensor) -> bool:

@@ -12,7 +12,22 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def rows(tensor: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return (n, …) as a matrix (n, rest), the rest in the order of memory (of `like`)."""
-    if is_channels_last(tensor if like is None else like):
-        return tensor.permute(0, 2, 3, 1).flatten(1)
-    return tensor.flatten(1)
+    """Return (n, …) as a matrix (n, rest), the rest in the order of memory (of `like`).
+
+    Not for autograd, which would take longer to go back through it.
+    """
+    if not is_channels_last(tensor if like is None else like):
+        return tensor.flatten(1)
+    if is_channels_last(tensor):
+        rest = tensor.numel() // len(tensor)
+        return tensor.as_strided((len(tensor), rest), (rest, 1))
+    return tensor.permute(0, 2, 3, 1).flatten(1)
+
+
+def unrolled(matrix: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
+    """Return the tensor of `shape` (n, c, h, w) that `matrix` is the `rows` of, by `like`."""
+    _, c, h, w = shape
+    n, step = matrix.stride()
+    if is_channels_last(like):
+        return matrix.as_strided(shape, (n, step, step * w * c, step * c))
+    return matrix.as_strided(shape, (n, step * h * w, step * w, step))

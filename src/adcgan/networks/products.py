@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,59 +17,85 @@ _is_available: Callable[[], bool] = torch.backends.mkldnn.is_available
 _ONEDNN = _is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x · weightᵀ, (n, m), of matrices (n, k) and (m, k)."""
-    plain = (
-        not _ONEDNN
-        or x.device.type != "cpu"
-        or not x.dtype == weight.dtype == torch.float32
-        or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
-    )
-    if plain:
-        return F.linear(x, weight)
-    if not torch.is_grad_enabled():
-        return _multiply(x, weight)
-    return _multiplied(x, weight)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x · weightᵀ + bias, (n, m), of matrices (n, k) and (m, k) and a vector (m,)."""
+    if torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    return _product(x, weight, bias)
 
 
-def _multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x · weightᵀ by oneDNN, lying in memory row by row."""
+def as_autocast(tensor: Tensor) -> Tensor:
+    """Return `tensor` in the half precision of autocast, where that is on and it is float32."""
+    kind = tensor.device.type
+    if tensor.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return tensor.to(torch.get_autocast_dtype(kind))
+    return tensor
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x · weightᵀ + bias as `product` does, of one type and not for autograd."""
+    if not _is_for_onednn(x):
+        return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(
-        _dense(x), _dense(weight), None, "none", [], ""
+        _dense(x), _dense(weight), bias, "none", [], ""
     )
     return out
 
 
+def gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of `product`'s three inputs, None of those that are not needed."""
+    on_weight = None
+    on_x = _multiply_plain(gradient, weight) if needed[0] else None
+    if needed[1] and weight.is_contiguous():
+        on_weight = _multiply_plain(gradient.t(), x)
+    elif needed[1]:
+        on_weight = _multiply_plain(x.t(), gradient).t()
+    return on_x, on_weight, gradient.sum(0) if needed[2] else None
+
+
+def _multiply_plain(a: Tensor, b: Tensor) -> Tensor:
+    """Return a · b, lying in memory row by row."""
+    return multiply(a, b.t()) if _is_for_onednn(a) else a.mm(b)
+
+
+def _is_for_onednn(x: Tensor) -> bool:
+    return (
+        _ONEDNN
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def _dense(matrix: Tensor) -> Tensor:
     """Return the matrix without gaps in memory, with which oneDNN is a hundred times slower."""
-    return matrix if matrix.t().is_contiguous() else matrix.contiguous()
+    n, k = matrix.shape
+    by_columns = (n == 1 or matrix.stride(0) == 1) and (k == 1 or matrix.stride(1) == n)
+    return matrix if by_columns else matrix.contiguous()
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, weight = as_autocast(x), as_autocast(weight)
         ctx.save_for_backward(x, weight)
-        return _multiply(x, weight)
+        return multiply(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        on_x = _multiply(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return on_x, None
-        if weight.is_contiguous():
-            return on_x, _multiply(gradient.t(), x.t())
-        return on_x, _multiply(x.t(), gradient.t()).t()
+        return gradients(gradient, x, weight, ctx.needs_input_grad)
 
 
 if _ONEDNN:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _count(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-        """Count the operations of `_multiply` for PyTorch's counter."""
+        """Count the operations of `multiply` for PyTorch's counter."""
         return 2 * x.numel() * weight[0]
 
 
-_multiplied: Callable[[Tensor, Tensor], Tensor] = _Product.apply
+_product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Product.apply

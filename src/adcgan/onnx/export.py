@@ -38,6 +38,7 @@ _TORCH_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     layers.Conv2d: nn.Conv2d,
     layers.ConvTranspose2d: nn.ConvTranspose2d,
     layers.Dropout: nn.Dropout,
+    layers.Linear: nn.Linear,
     layers.PReLU: nn.PReLU,
 }
 
