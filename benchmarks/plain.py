@@ -26,6 +26,7 @@ from adcgan.losses import (
     relativistic_generator_loss,
 )
 from adcgan.networks import layers as fast
+from adcgan.networks.blocks import ConvBlock, UpBlock
 
 BETAS = (0.5, 0.999)
 
@@ -43,6 +44,8 @@ def _take_torch_layers(module: nn.Module) -> None:
     for name, child in module.named_children():
         twin = _torch_layer(child)
         if twin is None:
+            if isinstance(child, (ConvBlock, UpBlock)):
+                child.__class__ = nn.Sequential
             _take_torch_layers(child)
             continue
         if parametrize.is_parametrized(child):

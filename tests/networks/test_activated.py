@@ -18,6 +18,13 @@ Layers = list[nn.Module]
 Function = Callable[..., Tensor]
 
 
+def masked(x: Tensor, norm: nn.Module, leaky: nn.Module, dropout: layers.Dropout) -> Tensor:
+    if not dropout.draws_masks(x):
+        return norm_leaky_relu(x, norm, leaky, dropout)
+    masks = layers.Masks(dropout.p, [x.numel()], x.dtype)
+    return norm_leaky_relu(x, norm, leaky, dropout, masks)
+
+
 def case(kind: str) -> tuple[Layers, Function]:
     """Return layers, and the function that is to compute what they do one after another."""
     norm = nn.BatchNorm2d(5)
@@ -27,7 +34,7 @@ def case(kind: str) -> tuple[Layers, Function]:
         "norm": ([norm], normed),
         "prelu": ([norm, layers.PReLU(init=-0.3)], norm_prelu),
         "leaky": ([norm, nn.LeakyReLU(0.2), layers.Dropout(0)], norm_leaky_relu),
-        "dropout": ([norm, nn.LeakyReLU(0.2), layers.Dropout(0.4)], norm_leaky_relu),
+        "dropout": ([norm, nn.LeakyReLU(0.2), layers.Dropout(0.4)], masked),
     }
     return made[kind]
 

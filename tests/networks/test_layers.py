@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from adcgan.networks import layers, spectral
+from adcgan.networks import Encoder, layers, spectral
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -152,6 +152,19 @@ def test_dropout_is_repeated_by_its_seed_and_absent_in_evaluation() -> None:
     torch.manual_seed(3)
     assert torch.equal(dropout(x), first)
     assert torch.equal(dropout.eval()(x), x)
+
+
+def test_masks_drawn_at_once_are_those_of_the_layers_one_by_one() -> None:
+    network = Encoder(1, 28, 10, width=0.1).train()
+    network = network.to(memory_format=torch.channels_last)
+    twin, x = copy.deepcopy(network), torch.rand(3, 1, 28, 28)
+    torch.manual_seed(0)
+    at_once = network(x)
+    torch.manual_seed(0)
+    one_by_one = x
+    for block in twin.layers:
+        one_by_one = block(one_by_one)
+    torch.testing.assert_close(at_once, network.norm(one_by_one.flatten(1)))
 
 
 def convolution() -> nn.Conv2d:

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from adcgan.networks import layers
-from adcgan.networks.layers import Dropout, PReLU
+from adcgan.networks.layers import Masks, PReLU
 
 
 def normed(x: Tensor, norm: nn.Module) -> Tensor:
@@ -34,15 +34,17 @@ def norm_prelu(x: Tensor, norm: nn.Module, prelu: nn.Module) -> Tensor:
     return out
 
 
-def norm_leaky_relu(x: Tensor, norm: nn.Module, leaky: nn.Module, dropout: nn.Module) -> Tensor:
-    """Return ``dropout(leaky(norm(x)))`` (B, C, H, W)."""
-    if _averages(norm) and isinstance(leaky, nn.LeakyReLU) and isinstance(dropout, Dropout):
-        mask = dropout.mask(x) if dropout.draws_masks(x) else None
+def norm_leaky_relu(
+    x: Tensor, norm: nn.Module, leaky: nn.Module, dropout: nn.Module, masks: Masks | None = None
+) -> Tensor:
+    """Return ``dropout(leaky(norm(x)))`` (B, C, H, W), dropped by the next of `masks`, if given."""
+    if _averages(norm) and isinstance(leaky, nn.LeakyReLU):
+        mask = None if masks is None else masks.next(x)
         out = _norm_leaky_relu(x, norm.weight, norm.bias, mask, norm, leaky.negative_slope)
-        thin: Tensor = out if mask is not None else dropout(out)
-        return thin
-    plain: Tensor = dropout(leaky(norm(x)))
-    return plain
+    else:
+        mask, out = None, leaky(norm(x))
+    thin: Tensor = out if mask is not None else dropout(out)
+    return thin
 
 
 def _averages(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
 from adcgan.networks.activated import norm_leaky_relu, norm_prelu, normed
-from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, PReLU
+from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, Masks, PReLU
+from adcgan.networks.products import computed_in
 from adcgan.networks.spectral import spectral_norm
 
 STEM_CHANNELS = 64
@@ -82,7 +84,7 @@ class ConvBlock(nn.Sequential):
     def __init__(
         self, in_channels: int, layer: Conv, *, width: float, slope: float, dropout: float
     ) -> None:
-        self.out_channels = scaled(layer.channels, width)
+        self.layer, self.out_channels = layer, scaled(layer.channels, width)
         super().__init__(
             convolution(in_channels, layer, self.out_channels, bias=False),
             nn.BatchNorm2d(self.out_channels),
@@ -90,10 +92,37 @@ class ConvBlock(nn.Sequential):
             Dropout(dropout),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the four layers to `x` (B, in, H, W)."""
+    def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
+        """Apply the four layers to `x` (B, in, H, W), with the next of `masks`, if given."""
         convolution, norm, leaky, dropout = self
-        return norm_leaky_relu(convolution(x), norm, leaky, dropout)
+        return norm_leaky_relu(convolution(x), norm, leaky, dropout, masks)
+
+
+class Column(nn.Sequential):
+    """Blocks one after another; the masks of their dropout are drawn at once."""
+
+    def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
+        """Put `x` through the blocks, with the next of `masks`, if given."""
+        masks = draw_masks(self, x) if masks is None else masks
+        for block in self:
+            x = block(x, masks) if isinstance(block, ConvBlock) else block(x)
+        return x
+
+
+def draw_masks(blocks: Iterable[nn.Module], x: Tensor) -> Masks | None:
+    """Draw the masks for `x` (B, C, H, W) that is put through `blocks`, of one dropout, next.
+
+    None where no block drops by a mask.
+    """
+    sizes, sides, p = [], x.shape[2:], 0.0
+    for block in blocks:
+        if isinstance(block, ConvBlock):
+            sides = torch.Size(block.layer.out_size(side) for side in sides)
+            dropout = block[-1]
+            if isinstance(dropout, Dropout) and dropout.draws_masks(x):
+                sizes.append(len(x) * block.out_channels * sides.numel())
+                p = dropout.p
+    return Masks(p, sizes, computed_in(x)) if sizes else None
 
 
 class UpBlock(nn.Sequential):

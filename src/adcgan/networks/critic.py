@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
-from adcgan.networks.blocks import Conv, ConvBlock, column_for, negative_slope
+from adcgan.networks.blocks import Column, Conv, ConvBlock, column_for, draw_masks, negative_slope
 from adcgan.networks.layers import Linear
 from adcgan.networks.residual import residual_trunk
 from adcgan.networks.spectral import spectral_norm
@@ -31,7 +31,7 @@ RESIDUAL_FROM = 32
 # What views of an image are compared by.
 VIEW_FEATURES = 64
 # Trunk, last block, channels of the local map, length of the global features.
-Trunk = tuple[nn.Sequential, nn.Sequential, int, int]
+Trunk = tuple[Column, Column, int, int]
 
 
 class CriticFeatures(NamedTuple):
@@ -64,8 +64,8 @@ def paper_trunk(channels: int, size: int, *, width: float, dropout: float) -> Tr
     # Sizes outside the table can end in a map larger than 1×1; its mean is the vector.
     mean = nn.AdaptiveAvgPool2d(1) if side > 1 else nn.Identity()
     return (
-        nn.Sequential(*blocks[:-LAST_BLOCK]),
-        nn.Sequential(*blocks[-LAST_BLOCK:], mean),
+        Column(*blocks[:-LAST_BLOCK]),
+        Column(*blocks[-LAST_BLOCK:], mean),
         blocks[-LAST_BLOCK - 1].out_channels,
         channels,
     )
@@ -97,8 +97,9 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor) -> CriticFeatures:
         """Judge images (B, channels, size, size) in [0, 1]."""
-        local = self.local_features(x)
-        global_ = self.last_block(local).flatten(1)
+        masks = draw_masks([*self.trunk, *self.last_block], x)
+        local = self.trunk(x, masks)
+        global_ = self.last_block(local, masks).flatten(1)
         return CriticFeatures(self.logit(global_).squeeze(1), local, global_)
 
     def local_features(self, x: Tensor) -> Tensor:

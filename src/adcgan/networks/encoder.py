@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from adcgan.networks.blocks import (
+    Column,
     Conv,
     ConvBlock,
     column_for,
@@ -54,7 +55,7 @@ class Encoder(nn.Module):
             channels, side = block.out_channels, layer.out_size(side)
             layers.append(block)
         layers.append(convolution(channels, Conv(latent_dim, side), latent_dim, bias=True))
-        self.layers = nn.Sequential(*layers)
+        self.layers = Column(*layers)
         self.norm = nn.LayerNorm(latent_dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ keep torch's names of parameters and buffers, so weights are interchangeable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from adcgan.networks.memory_order import rows, unrolled
-from adcgan.networks.products import as_autocast, gradients, multiply, product
+from adcgan.networks.products import computed_in, gradients, multiply, product
 
 # Dropout draws 16 bits for an entry, so its probability is a multiple of 2⁻¹⁶.
 LEVELS = 2**16
@@ -49,7 +49,7 @@ class _OneWindow(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        x, weight = as_autocast(x), as_autocast(weight)
+        x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
         sides = [min(side, weight.shape[2] - padding) for side in x.shape[2:]]
         ctx.places = (0, sides), (padding, sides)
         on_x, on_weight = ctx.places
@@ -115,7 +115,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x, weight = as_autocast(x.flatten(1)), as_autocast(weight)
+        x, weight = x.flatten(1).to(computed_in(x)), weight.to(computed_in(weight))
         ctx.save_for_backward(x, weight)
         out = multiply(x, rows(weight).t())
         return unrolled(out, torch.Size([len(x), *weight.shape[1:]]), like=weight)
@@ -202,16 +202,41 @@ class Dropout(nn.Dropout):
         """Return `x` with entries set to 0 with probability p and the rest divided by 1 − p."""
         if not self.draws_masks(x):
             return super().forward(x)
-        return x * self.mask(torch.empty_like(x))
+        return x * Masks(self.p, [x.numel()], x.dtype).next(torch.empty_like(x))
 
     def draws_masks(self, x: Tensor) -> bool:
         """Say whether entries of `x` are dropped by a mask, rather than by torch's dropout."""
         return self.training and self.p > 0 and on_cpu(x)
 
-    def mask(self, like: Tensor) -> Tensor:
-        """Return 0 or 1 / (1 − p) for each entry of a tensor without gaps in memory."""
-        dropped = round(self.p * LEVELS)
-        words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.int16)[: like.numel()] >= dropped - LEVELS // 2
-        scale = kept.to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
-        return scale.as_strided(like.size(), like.stride())
+
+class Masks:
+    """Masks of dropout for several tensors, drawn at once.
+
+    Parameters
+    ----------
+    p : float
+        Probability that an entry is 0; the others are 1 / (1 − p).
+    sizes : sequence of int
+        Numbers of entries, in the order in which the masks will be asked for.
+    dtype : torch.dtype
+        Of the masks.
+    """
+
+    def __init__(self, p: float, sizes: Sequence[int], dtype: torch.dtype) -> None:
+        dropped = round(p * LEVELS)
+        words = torch.empty(sum(map(_words, sizes)), dtype=torch.int64).random_(-(2**63), None)
+        self._entries = torch.empty(4 * len(words), dtype=dtype)
+        torch.ge(words.view(torch.int16), dropped - LEVELS // 2, out=self._entries)
+        self._entries.mul_(LEVELS / (LEVELS - dropped))
+        self._used = 0
+
+    def next(self, like: Tensor) -> Tensor:
+        """Return the next mask, for a tensor without gaps in memory."""
+        mask = self._entries.as_strided(like.size(), like.stride(), self._used)
+        self._used += 4 * _words(like.numel())
+        return mask
+
+
+def _words(entries: int) -> int:
+    """Return how many words of 64 bits the mask of so many entries takes."""
+    return -(-entries // 4)

@@ -24,12 +24,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _product(x, weight, bias)
 
 
-def as_autocast(tensor: Tensor) -> Tensor:
-    """Return `tensor` in the half precision of autocast, where that is on and it is float32."""
+def computed_in(tensor: Tensor) -> torch.dtype:
+    """Return the type that layers compute with `tensor` in: half precision under autocast."""
     kind = tensor.device.type
     if tensor.dtype == torch.float32 and torch.is_autocast_enabled(kind):
-        return tensor.to(torch.get_autocast_dtype(kind))
-    return tensor
+        return torch.get_autocast_dtype(kind)
+    return tensor.dtype
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -79,7 +79,7 @@ def _dense(matrix: Tensor) -> Tensor:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x, weight = as_autocast(x), as_autocast(weight)
+        x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
         ctx.save_for_backward(x, weight)
         return multiply(x, weight, bias)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from adcgan.networks.blocks import scaled
+from adcgan.networks.blocks import Column, scaled
 from adcgan.networks.layers import Dropout
 
 # Channels of the stages at width 1.
@@ -47,7 +47,7 @@ class WideBlock(nn.Module):
 
 def residual_trunk(
     channels: int, size: int, *, width: float, dropout: float
-) -> tuple[nn.Sequential, nn.Sequential, int, int]:
+) -> tuple[Column, Column, int, int]:
     """Return the trunk and the last block of a critic for images of side `size`.
 
     A stem of stride-2 convolutions makes a map of at most 16 px; two stages make the local map of
@@ -55,7 +55,7 @@ def residual_trunk(
 
     Returns
     -------
-    trunk, last_block : nn.Sequential
+    trunk, last_block : Column
     local_channels, global_features : int
         Channels of the local map, and length of the global features.
     """
@@ -65,10 +65,8 @@ def residual_trunk(
     while side > FIRST_MAP:
         stem += [*_activated(first), nn.Conv2d(first, first, 3, 2, 1, bias=False)]
         side = -(-side // 2)
-    trunk = nn.Sequential(
-        *stem, WideBlock(first, first, 1, dropout), WideBlock(first, second, 2, dropout)
-    )
-    last_block = nn.Sequential(
+    trunk = Column(*stem, WideBlock(first, first, 1, dropout), WideBlock(first, second, 2, dropout))
+    last_block = Column(
         WideBlock(second, third, 2, dropout), *_activated(third), nn.AdaptiveAvgPool2d(1)
     )
     return trunk, last_block, second, third
