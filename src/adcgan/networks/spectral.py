@@ -80,11 +80,11 @@ class SpectralNorm(nn.Module):
             v = v.clone()
             self._iterate(matrix, v)
             self._v.copy_(_plain(v, shape, like=weight))
-        u = self._u.clone()
-        sigma = u @ matrix @ v
+        sigma = self._u @ matrix @ v
         if not torch.is_grad_enabled():
             return weight / sigma
-        (normalised,) = _normalise(torch.cat([u, v]), [sigma], weight)
+        u = self._u.view(-1, *[1] * len(shape))
+        (normalised,) = _normalise([u, _shaped(v, like=weight)[None]], [sigma], weight)
         return normalised
 
     def vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,6 +127,13 @@ class SpectralNorms:
         self._u_as_row, self._v_as_row = [[x[None] for x in y] for y in (self._u, self._v)]
         # The same memory beside the layers' buffers, which are in the order of dimensions.
         self._v_shaped = [_shaped(v, like=w) for v, w in zip(self._v, stored, strict=True)]
+        kept = [norm.vectors(w) for norm, w in zip(self._norms, stored, strict=True)]
+        self._kept_u, self._kept_v = zip(*kept, strict=True)
+        # Once more, so that their product is a tensor of the weight's shape.
+        self._factors = [
+            *(u.view(-1, *[1] * (w.dim() - 1)) for u, w in zip(self._u, stored, strict=True)),
+            *(v[None] for v in self._v_shaped),
+        ]
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -134,7 +141,7 @@ class SpectralNorms:
         with parametrize.cached():
             if self._norms:
                 sigmas = self._iterate()
-                normalised = _normalise(self._vectors.clone(), sigmas, *self._weights)
+                normalised = _normalise(self._factors, sigmas, *self._weights)
                 for norm, weight in zip(self._norms, normalised, strict=True):
                     norm.given = weight
             try:
@@ -146,9 +153,7 @@ class SpectralNorms:
     @torch.no_grad()
     def _iterate(self) -> list[Tensor]:
         """Take a step of the power iteration; return the largest singular values, () each."""
-        pairs = zip(self._norms, self._weights, strict=True)
-        kept_u, kept_v = zip(*(norm.vectors(weight) for norm, weight in pairs), strict=True)
-        torch._foreach_copy_(self._v_shaped, kept_v)
+        torch._foreach_copy_(self._v_shaped, self._kept_v)
         for matrix, u, v in zip(self._matrices, self._u, self._v, strict=True):
             torch.mv(matrix, v, out=u)
         _to_length_one(self._u)
@@ -156,7 +161,7 @@ class SpectralNorms:
             torch.mm(u, matrix, out=v)
         # uᵀWv with v = Wᵀu/‖Wᵀu‖.
         sigmas = _to_length_one(self._v)
-        torch._foreach_copy_([*kept_u, *kept_v], [*self._u, *self._v_shaped])
+        torch._foreach_copy_([*self._kept_u, *self._kept_v], [*self._u, *self._v_shaped])
         return sigmas
 
 
@@ -171,10 +176,12 @@ def _to_length_one(vectors: tuple[Tensor, ...]) -> list[Tensor]:
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, sigmas: list[Tensor], *weights: Tensor
+        ctx: Any, factors: list[Tensor], sigmas: list[Tensor], *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        """Divide weights by their σ; `vectors` are all u, then all v, in the order of memory."""
-        ctx.save_for_backward(vectors, *sigmas, *weights)
+        """Divide weights by their σ; `factors` are all u, then all v, with uvᵀ as a weight is."""
+        # As the next iteration overwrites them.
+        factors = torch._foreach_mul(factors, 1.0)
+        ctx.save_for_backward(*factors, *sigmas, *weights)
         kind = weights[0].device.type
         normalised = torch._foreach_div(weights, sigmas)
         if torch.is_autocast_enabled(kind):
@@ -187,16 +194,12 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """With σ = uᵀWv and G the gradient of W/σ: G/σ − ⟨G/σ, W⟩/σ · uvᵀ."""
-        n = len(gradients)
-        vectors, *saved = ctx.saved_tensors
-        sigmas, weights = saved[:n], saved[n:]
-        parts = vectors.split([len(w) for w in weights] + [w[0].numel() for w in weights])
+        n, saved = len(gradients), ctx.saved_tensors
+        us, vs, sigmas, weights = (saved[n * i : n * (i + 1)] for i in range(4))
         outs = _divided(gradients, sigmas, weights)
         shares = [torch.dot(_flat(o), _flat(w)) for o, w in zip(outs, weights, strict=True)]
         torch._foreach_div_(shares, sigmas)
-        scaled = torch._foreach_mul(parts[:n], shares)
-        for out, u, v in zip(outs, scaled, parts[n:], strict=True):
-            rows(out).addr_(u, v, alpha=-1)
+        torch._foreach_addcmul_(outs, torch._foreach_mul(us, shares), vs, value=-1)
         return None, None, *outs
 
 
