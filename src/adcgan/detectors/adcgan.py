@@ -70,6 +70,7 @@ from adcgan.training import (
     Phase,
     Recipe,
     diversity_figures,
+    frozen,
     reconstruction_figures,
 )
 
@@ -313,7 +314,7 @@ class _Steps:
                 fake = judge(on_e_x)
             self.update("latent_critic", {"adversarial": latent_critic_loss(real, fake)})
             judged = latent_training_inputs(self.settings.latent, z, e_x)[1]
-            with self.latent_norms.shared():
+            with frozen(judge), self.latent_norms.shared():
                 losses["latent"] = latent_encoder_loss(judge(judged))
         losses["reconstruction"] = reconstruction_loss(x, self.generator(e_x))
         self.update("autoencoder", losses)
@@ -342,7 +343,7 @@ class _Steps:
 
     def _generator_step(self, x: Tensor, fake: Tensor) -> None:
         """Train the generator: Eq. 6 on pairs, and Eq. 1 on the features of generated images."""
-        with self.critic_norms.shared():
+        with frozen(self.critic), self.critic_norms.shared():
             with torch.no_grad():
                 on_real = self.critic(x)
             on_fake = self.critic(fake)

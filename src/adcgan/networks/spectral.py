@@ -179,9 +179,8 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, factors: list[Tensor], sigmas: list[Tensor], *weights: Tensor
     ) -> tuple[Tensor, ...]:
         """Divide weights by their σ; `factors` are all u, then all v, with uvᵀ as a weight is."""
-        # As the next iteration overwrites them.
-        factors = torch._foreach_mul(factors, 1.0)
-        ctx.save_for_backward(*factors, *sigmas, *weights)
+        # Copies, as the next iteration overwrites them.
+        ctx.save_for_backward(*torch._foreach_mul(factors, 1.0), *sigmas, *weights)
         kind = weights[0].device.type
         normalised = torch._foreach_div(weights, sigmas)
         if torch.is_autocast_enabled(kind):

@@ -11,7 +11,7 @@ from adcgan.training.health import (
     reconstruction_figures,
 )
 from adcgan.training.loop import Phase, Recipe, Session, train
-from adcgan.training.optimizers import Optimizers
+from adcgan.training.optimizers import Optimizers, frozen
 from adcgan.training.runlog import RunLog, hardware, versions
 from adcgan.training.schedule import step_count
 
@@ -27,6 +27,7 @@ __all__ = [
     "RunLog",
     "Session",
     "diversity_figures",
+    "frozen",
     "hardware",
     "make_accelerator",
     "precision_of",

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Let what is computed in the block have no gradients of the weights of `network`."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
 class _GuardedAdam(torch.optim.Adam):
     """Fused Adam, which leaves an update out where `found_inf` is not 0."""
 
@@ -120,8 +133,7 @@ class Optimizers:
         values = [loss.float() for loss in losses.values()]
         self._watch([f"{name}/{key}" for key in losses], values)
         parameters = self.parameters[name]
-        # Autograd adds up the gradients of several losses. It is asked for those of these
-        # parameters alone, so that it computes none of other networks' weights.
+        # Autograd adds up the gradients of several losses.
         gradients = torch.autograd.grad(
             values, parameters, [self._one] * len(values), allow_unused=True
         )
