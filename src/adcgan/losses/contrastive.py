@@ -66,12 +66,13 @@ def contrastive_loss(local: Tensor, global_: Tensor, negatives: Negatives = "bat
         if negatives == "self":
             own = torch.einsum("bk,bki->bi", queries, places)
             return -functional.log_softmax(own, dim=1).mean()
-        scores = torch.matmul(queries, places)  # (image x', query x, location)
-        own = scores.diagonal(dim1=0, dim2=1).T  # (query x, location)
+        # One matrix product of all queries with all places: (query x, image x', location).
+        scores = (queries @ places.transpose(0, 1).flatten(1)).unflatten(1, (len(places), -1))
+        own = scores.diagonal(dim1=0, dim2=1)  # (location, query x)
         if negatives == "all":
-            return (scores.logsumexp(dim=(0, 2))[:, None] - own).mean()
+            return (scores.logsumexp(dim=(1, 2)) - own).mean()
         same = torch.eye(len(queries), dtype=torch.bool, device=scores.device)[:, :, None]
         # All locations of a query share the same negatives, so their sum is taken once for each
         # query; with it −log(e^own / (e^own + e^others)) is softplus(others − own).
-        others = scores.masked_fill(same, -torch.inf).logsumexp(dim=(0, 2))
-        return functional.softplus(others[:, None] - own).mean()
+        others = scores.masked_fill(same, -torch.inf).logsumexp(dim=(1, 2))  # (query x,)
+        return functional.softplus(others - own).mean()

@@ -97,9 +97,12 @@ class Generator(nn.Module):
         layers.append(Conv2d(previous, channels, 3, padding=last_padding))
         side += 2 * last_padding - 2
         assert side == size if size in COLUMNS else side >= size
+        self.overhangs = side > size
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, channels, size, size) in [0, 1] made of latents (B, latent_dim)."""
-        x: Tensor = self.layers(z[:, :, None, None])[..., : self.size, : self.size]
+        x: Tensor = self.layers(z.unflatten(1, (-1, 1, 1)))
+        if self.overhangs:
+            x = x[..., : self.size, : self.size]
         return (x.tanh() + 1) / 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from adcgan.networks.memory_order import rows, unrolled
+from adcgan.networks.memory_order import rows, unrolled, window
 from adcgan.networks.products import computed_in, gradients, multiply, product
 
 # Dropout draws 16 bits for an entry, so its probability is a multiple of 2⁻¹⁶.
@@ -79,10 +79,7 @@ Place = tuple[int, list[int]]
 
 def _window(whole: Tensor, place: Place) -> Tensor:
     """Return the window of (n, c, h, w) at `place`."""
-    start, sides = place
-    if whole.shape[2:] == torch.Size(sides):
-        return whole
-    return whole.narrow(2, start, sides[0]).narrow(3, start, sides[1])
+    return whole if whole.shape[2:] == torch.Size(place[1]) else window(whole, *place)
 
 
 def _around(matrix: Tensor, whole: Tensor, place: Place, like: Tensor) -> Tensor:

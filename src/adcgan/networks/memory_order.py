@@ -31,3 +31,10 @@ def unrolled(matrix: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
     if is_channels_last(like):
         return matrix.as_strided(shape, (n, step, step * w * c, step * c))
     return matrix.as_strided(shape, (n, step * h * w, step * w, step))
+
+
+def window(whole: Tensor, start: int, sides: list[int]) -> Tensor:
+    """Return the view of (n, c, h, w) that begins at `start` in both directions, not for autograd."""
+    n, c, down, right = whole.stride()
+    offset = whole.storage_offset() + start * (down + right)
+    return whole.as_strided((*whole.shape[:2], *sides), (n, c, down, right), offset)

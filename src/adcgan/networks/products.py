@@ -87,7 +87,13 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return gradients(gradient, x, weight, ctx.needs_input_grad)
+        # Of linear layers, where it is the start of an operation that takes time.
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            gradient.mm(weight) if for_x else None,
+            gradient.t().mm(x) if for_weight else None,
+            gradient.sum(0) if for_bias else None,
+        )
 
 
 if _ONEDNN:
