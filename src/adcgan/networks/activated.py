@@ -83,20 +83,26 @@ class _NormLeakyReLU(torch.autograd.Function):
         norm: nn.BatchNorm2d,
         slope: float,
     ) -> Tensor:
-        ctx.eps, ctx.slope = norm.eps, slope
+        ctx.eps, ctx.slope, ctx.masked = norm.eps, slope, mask is not None
         out, *statistics = _batch_norm(x, norm)
-        F.leaky_relu_(out, slope)
-        ctx.save_for_backward(x, weight, out, mask, *statistics)
-        return out if mask is None else out * mask
+        if mask is None:
+            F.leaky_relu_(out, slope)
+            ctx.save_for_backward(x, weight, out, *statistics)
+            return out
+        # LeakyReLU and dropout multiply by a number each, so the two by their product.
+        factor = torch.ops.aten.leaky_relu_backward(mask, out, slope, False)
+        ctx.save_for_backward(x, weight, factor, *statistics)
+        return out * factor
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, out, mask, *statistics = ctx.saved_tensors
-        if mask is not None:
-            gradient = gradient * mask
-        # The slope is not negative, so that the sign of the output is that of the input.
-        gradient = torch.ops.aten.leaky_relu_backward(gradient, out, ctx.slope, True)
+        x, weight, kept, *statistics = ctx.saved_tensors
+        if ctx.masked:
+            gradient = gradient * kept
+        else:
+            # The slope is not negative, so that the sign of the output is that of the input.
+            gradient = torch.ops.aten.leaky_relu_backward(gradient, kept, ctx.slope, True)
         gradients = _batch_norm_backward(gradient, ctx, x, weight, *statistics)
         return *gradients, None, None, None
 

@@ -221,10 +221,12 @@ class Masks:
 
     def __init__(self, p: float, sizes: Sequence[int], dtype: torch.dtype) -> None:
         dropped = round(p * LEVELS)
-        words = torch.empty(sum(map(_words, sizes)), dtype=torch.int64).random_(-(2**63), None)
-        self._entries = torch.empty(4 * len(words), dtype=dtype)
-        torch.ge(words.view(torch.int16), dropped - LEVELS // 2, out=self._entries)
-        self._entries.mul_(LEVELS / (LEVELS - dropped))
+        with torch.no_grad():
+            words = torch.empty(sum(map(_words, sizes)), dtype=torch.int64)
+            bits = words.random_(-(2**63), None).view(torch.int16)
+            self._entries = torch.empty(len(bits), dtype=dtype)
+            torch.ge(bits, dropped - LEVELS // 2, out=self._entries)
+            self._entries.mul_(LEVELS / (LEVELS - dropped))
         self._used = 0
 
     def next(self, like: Tensor) -> Tensor:

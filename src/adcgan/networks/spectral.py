@@ -156,21 +156,15 @@ class SpectralNorms:
         torch._foreach_copy_(self._v_shaped, self._kept_v)
         for matrix, u, v in zip(self._matrices, self._u, self._v, strict=True):
             torch.mv(matrix, v, out=u)
-        _to_length_one(self._u)
         for matrix, u, v in zip(self._matrices, self._u_as_row, self._v_as_row, strict=True):
             torch.mm(u, matrix, out=v)
-        # uᵀWv with v = Wᵀu/‖Wᵀu‖.
-        sigmas = _to_length_one(self._v)
+        # Now u is Wv and v is WᵀWv, whose lengths have the ratio uᵀWv of the two at length one.
+        lengths = list(torch._foreach_norm([*self._u, *self._v]))
+        torch._foreach_clamp_min_(lengths, EPS)
+        torch._foreach_div_([*self._u, *self._v], lengths)
         torch._foreach_copy_([*self._kept_u, *self._kept_v], [*self._u, *self._v_shaped])
-        return sigmas
-
-
-def _to_length_one(vectors: tuple[Tensor, ...]) -> list[Tensor]:
-    """Divide vectors by their lengths, in place; return the lengths."""
-    lengths = list(torch._foreach_norm(vectors))
-    torch._foreach_clamp_min_(lengths, EPS)
-    torch._foreach_div_(vectors, lengths)
-    return lengths
+        n = len(self._u)
+        return list(torch._foreach_div(lengths[n:], lengths[:n]))
 
 
 class _Normalise(torch.autograd.Function):
@@ -179,8 +173,9 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, factors: list[Tensor], sigmas: list[Tensor], *weights: Tensor
     ) -> tuple[Tensor, ...]:
         """Divide weights by their σ; `factors` are all u, then all v, with uvᵀ as a weight is."""
-        # Copies, as the next iteration overwrites them.
-        ctx.save_for_backward(*torch._foreach_mul(factors, 1.0), *sigmas, *weights)
+        if any(ctx.needs_input_grad):
+            # Copies, as the next iteration overwrites them.
+            ctx.save_for_backward(*torch._foreach_mul(factors, 1.0), *sigmas, *weights)
         kind = weights[0].device.type
         normalised = torch._foreach_div(weights, sigmas)
         if torch.is_autocast_enabled(kind):
@@ -196,7 +191,7 @@ class _Normalise(torch.autograd.Function):
         n, saved = len(gradients), ctx.saved_tensors
         us, vs, sigmas, weights = (saved[n * i : n * (i + 1)] for i in range(4))
         outs = _divided(gradients, sigmas, weights)
-        shares = [torch.dot(_flat(o), _flat(w)) for o, w in zip(outs, weights, strict=True)]
+        shares = [product.sum() for product in torch._foreach_mul(outs, weights)]
         torch._foreach_div_(shares, sigmas)
         torch._foreach_addcmul_(outs, torch._foreach_mul(us, shares), vs, value=-1)
         return None, None, *outs
@@ -219,11 +214,6 @@ def _divided(
     torch._foreach_copy_(outs, gradients)
     torch._foreach_div_(outs, sigmas)
     return outs
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """Return a tensor without gaps as a vector, in the order of memory."""
-    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _shaped(v: Tensor, like: Tensor) -> Tensor:
