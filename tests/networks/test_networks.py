@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch.nn.utils.parametrize import cached
 
 from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
 from adcgan.networks import (
@@ -95,3 +98,22 @@ def test_convolutions_of_encoder_and_critic_are_spectrally_bounded(size: int) ->
     for layer in convolutions:
         norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), ord=2)
         assert float(norm) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_two_batches_compared_are_judged_as_one_after_the_other(precision: torch.dtype) -> None:
+    together = Critic(1, 28, width=0.1, dropout=0.0).to(memory_format=torch.channels_last)
+    apart = copy.deepcopy(together)
+    real, fake = torch.rand(2, 5, 1, 28, 28)
+    outcomes = []
+    for critic in (together, apart):
+        one = critic is together
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32), cached():
+            both = critic.compare(real, fake) if one else (critic(real), critic(fake))
+            loss = sum((i + 1) * part.float().mean() for i, part in enumerate(both[0] + both[1]))
+        loss.backward()
+        gradients = [weight.grad for weight in critic.parameters() if weight.grad is not None]
+        outcomes.append([*both[0], *both[1], *gradients, *critic.buffers()])
+    tolerance = 1e-4 if precision == torch.float32 else 5e-2
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

@@ -329,7 +329,7 @@ class _Steps:
             fake = self.generator(z)
             # Real and generated images are judged by the same weights: one spectral norm for both.
             with self.critic_norms.shared():
-                on_real, on_fake = self.critic(x), self.critic(fake.detach())
+                on_real, on_fake = self.critic.compare(x, fake.detach())
                 query = self.critic.project(on_real.global_)
             self.update(
                 "critic",

@@ -67,7 +67,8 @@ def contrastive_loss(local: Tensor, global_: Tensor, negatives: Negatives = "bat
             own = torch.einsum("bk,bki->bi", queries, places)
             return -functional.log_softmax(own, dim=1).mean()
         # One matrix product of all queries with all places: (query x, image x', location).
-        scores = (queries @ places.transpose(0, 1).flatten(1)).unflatten(1, (len(places), -1))
+        scores = queries @ places.transpose(0, 1).flatten(1)
+        scores = scores.view(len(queries), len(places), -1)
         own = scores.diagonal(dim1=0, dim2=1)  # (location, query x)
         if negatives == "all":
             return (scores.logsumexp(dim=(1, 2)) - own).mean()

@@ -35,14 +35,30 @@ def norm_prelu(x: Tensor, norm: nn.Module, prelu: nn.Module) -> Tensor:
 
 
 def norm_leaky_relu(
-    x: Tensor, norm: nn.Module, leaky: nn.Module, dropout: nn.Module, masks: Masks | None = None
+    x: Tensor,
+    norm: nn.Module,
+    leaky: nn.Module,
+    dropout: nn.Module,
+    masks: Masks | None = None,
+    batches: int = 1,
 ) -> Tensor:
-    """Return ``dropout(leaky(norm(x)))`` (B, C, H, W), dropped by the next of `masks`, if given."""
+    """Return ``dropout(leaky(norm(x)))`` (B, C, H, W).
+
+    Parameters
+    ----------
+    x : Tensor (B, C, H, W)
+    norm, leaky, dropout : Module
+    masks : Masks or None
+        Entries are dropped by the next of them.
+    batches : int
+        `x` are so many batches of one size, each normalised by its own statistics.
+    """
     if _averages(norm) and isinstance(leaky, nn.LeakyReLU):
         mask = None if masks is None else masks.next(x)
-        out = _norm_leaky_relu(x, norm.weight, norm.bias, mask, norm, leaky.negative_slope)
+        slope = leaky.negative_slope
+        out = _norm_leaky_relu(x, norm.weight, norm.bias, mask, norm, slope, batches)
     else:
-        mask, out = None, leaky(norm(x))
+        mask, out = None, leaky(torch.cat([norm(part) for part in x.chunk(batches)]))
     thin: Tensor = out if mask is not None else dropout(out)
     return thin
 
@@ -82,29 +98,42 @@ class _NormLeakyReLU(torch.autograd.Function):
         mask: Tensor | None,
         norm: nn.BatchNorm2d,
         slope: float,
+        batches: int,
     ) -> Tensor:
         ctx.eps, ctx.slope, ctx.masked = norm.eps, slope, mask is not None
-        out, *statistics = _batch_norm(x, norm)
+        parts = x.chunk(batches) if batches > 1 else (x,)
+        outs, *statistics = zip(*(_batch_norm(part, norm) for part in parts), strict=True)
+        out = torch.cat(outs) if batches > 1 else outs[0]
         if mask is None:
-            F.leaky_relu_(out, slope)
-            ctx.save_for_backward(x, weight, out, *statistics)
-            return out
-        # LeakyReLU and dropout multiply by a number each, so the two by their product.
-        factor = torch.ops.aten.leaky_relu_backward(mask, out, slope, False)
-        ctx.save_for_backward(x, weight, factor, *statistics)
-        return out * factor
+            kept = result = F.leaky_relu_(out, slope)
+        else:
+            # LeakyReLU and dropout multiply by a number each, so the two by their product.
+            kept = torch.ops.aten.leaky_relu_backward(mask, out, slope, False)
+            result = out * kept
+        ctx.save_for_backward(weight, kept, *parts, *(s for kind in statistics for s in kind))
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, kept, *statistics = ctx.saved_tensors
+        weight, kept, *saved = ctx.saved_tensors
         if ctx.masked:
             gradient = gradient * kept
         else:
             # The slope is not negative, so that the sign of the output is that of the input.
             gradient = torch.ops.aten.leaky_relu_backward(gradient, kept, ctx.slope, True)
-        gradients = _batch_norm_backward(gradient, ctx, x, weight, *statistics)
-        return *gradients, None, None, None
+        batches = len(saved) // 4
+        parts = gradient.chunk(batches) if batches > 1 else (gradient,)
+        found = [
+            _batch_norm_backward(part, ctx, saved[i], weight, *saved[i + batches :: batches])
+            for i, part in enumerate(parts)
+        ]
+        on_x, *on_affine = found[0]
+        for more in found[1:]:
+            on_affine = list(torch._foreach_add(on_affine, more[1:]))
+        if batches > 1:
+            on_x = torch.cat([part[0] for part in found])
+        return on_x, *on_affine, None, None, None, None
 
 
 class _NormPReLU(torch.autograd.Function):

@@ -92,20 +92,20 @@ class ConvBlock(nn.Sequential):
             Dropout(dropout),
         )
 
-    def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
-        """Apply the four layers to `x` (B, in, H, W), with the next of `masks`, if given."""
+    def forward(self, x: Tensor, masks: Masks | None = None, batches: int = 1) -> Tensor:
+        """Apply the four layers to `x` (B, in, H, W); the rest as for `norm_leaky_relu`."""
         convolution, norm, leaky, dropout = self
-        return norm_leaky_relu(convolution(x), norm, leaky, dropout, masks)
+        return norm_leaky_relu(convolution(x), norm, leaky, dropout, masks, batches)
 
 
 class Column(nn.Sequential):
     """Blocks one after another; the masks of their dropout are drawn at once."""
 
-    def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
-        """Put `x` through the blocks, with the next of `masks`, if given."""
+    def forward(self, x: Tensor, masks: Masks | None = None, batches: int = 1) -> Tensor:
+        """Put `x` through the blocks; the rest as for `norm_leaky_relu`."""
         masks = draw_masks(self, x) if masks is None else masks
         for block in self:
-            x = block(x, masks) if isinstance(block, ConvBlock) else block(x)
+            x = block(x, masks, batches) if isinstance(block, ConvBlock) else block(x)
         return x
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
@@ -97,9 +98,22 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor) -> CriticFeatures:
         """Judge images (B, channels, size, size) in [0, 1]."""
+        return self._judge(x, 1)
+
+    def compare(self, real: Tensor, fake: Tensor) -> tuple[CriticFeatures, CriticFeatures]:
+        """Judge two batches (B, channels, size, size) as `forward` does one after the other.
+
+        They pass together, but for the statistics of BatchNorm.
+        """
+        assert all(isinstance(block, ConvBlock) for block in self.trunk)
+        together = self._judge(torch.cat([real, fake]), 2)
+        of_real, of_fake = zip(*(part.chunk(2) for part in together), strict=True)
+        return CriticFeatures(*of_real), CriticFeatures(*of_fake)
+
+    def _judge(self, x: Tensor, batches: int) -> CriticFeatures:
         masks = draw_masks([*self.trunk, *self.last_block], x)
-        local = self.trunk(x, masks)
-        global_ = self.last_block(local, masks).flatten(1)
+        local = self.trunk(x, masks, batches)
+        global_ = self.last_block(local, masks, batches).flatten(1)
         return CriticFeatures(self.logit(global_).squeeze(1), local, global_)
 
     def local_features(self, x: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, channels, size, size) in [0, 1] made of latents (B, latent_dim)."""
-        x: Tensor = self.layers(z.unflatten(1, (-1, 1, 1)))
+        x: Tensor = self.layers(z.view(*z.shape, 1, 1))
         if self.overhangs:
             x = x[..., : self.size, : self.size]
         return (x.tanh() + 1) / 2

@@ -34,7 +34,10 @@ def unrolled(matrix: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
 
 
 def window(whole: Tensor, start: int, sides: list[int]) -> Tensor:
-    """Return the view of (n, c, h, w) that begins at `start` in both directions, not for autograd."""
+    """Return the part of (n, c, h, w) with these sides that begins at `start` both ways.
+
+    A view, and like `rows` not for autograd.
+    """
     n, c, down, right = whole.stride()
     offset = whole.storage_offset() + start * (down + right)
     return whole.as_strided((*whole.shape[:2], *sides), (n, c, down, right), offset)
