@@ -82,6 +82,28 @@ def test_a_function_is_its_layers_one_by_one(
     assert found[0].dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("training", [True, False])
+def test_batches_that_pass_together_are_normalised_apart(
+    training: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, 6, 7).to(dtype)
+    x[4:] += 3
+    found, expected = [], []
+    for target, together in ((found, True), (expected, False)):
+        torch.manual_seed(2)
+        modules, _ = case("leaky")
+        chain = nn.Sequential(*modules).train(training)
+        if together:
+            target += results(lambda x, m=modules: norm_leaky_relu(x, *m, batches=2), chain, x)
+        else:
+            target += results(lambda x, c=chain: torch.cat([c(x[:4]), c(x[4:])]), chain, x)
+    for mine, reference in zip(found, expected, strict=True):
+        tolerance = TOLERANCE[dtype]
+        torch.testing.assert_close(mine, reference, rtol=tolerance, atol=tolerance)
+
+
 def test_in_evaluation_the_layers_themselves_are_asked() -> None:
     modules, function = case("dropout")
     chain = nn.Sequential(*modules).eval()

@@ -109,11 +109,12 @@ def test_two_batches_compared_are_judged_as_one_after_the_other(precision: torch
     for critic in (together, apart):
         one = critic is together
         with torch.autocast("cpu", precision, enabled=precision != torch.float32), cached():
-            both = critic.compare(real, fake) if one else (critic(real), critic(fake))
-            loss = sum((i + 1) * part.float().mean() for i, part in enumerate(both[0] + both[1]))
+            both = critic.compare(real, fake) if one else (critic(real), critic(fake).logit)
+            parts = [*both[0], both[1]]
+            loss = sum((i + 1) * part.float().mean() for i, part in enumerate(parts))
         loss.backward()
         gradients = [weight.grad for weight in critic.parameters() if weight.grad is not None]
-        outcomes.append([*both[0], *both[1], *gradients, *critic.buffers()])
+        outcomes.append([*parts, *gradients, *critic.buffers()])
     tolerance = 1e-4 if precision == torch.float32 else 5e-2
     for found, expected in zip(*outcomes, strict=True):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

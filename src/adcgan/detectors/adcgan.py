@@ -306,16 +306,15 @@ class _Steps:
         losses = {}
         if self.latent_critic is not None:
             assert self.settings.latent != "none"
-            on_z, on_e_x = latent_training_inputs(self.settings.latent, z, e_x.detach())
+            on_z, on_e_x = latent_training_inputs(self.settings.latent, z, e_x)
             judge = self.latent_critic
             with self.latent_norms.shared():
                 real = judge(on_z)
             with self.latent_norms.shared():
-                fake = judge(on_e_x)
+                fake = judge(on_e_x.detach())
             self.update("latent_critic", {"adversarial": latent_critic_loss(real, fake)})
-            judged = latent_training_inputs(self.settings.latent, z, e_x)[1]
             with frozen(judge), self.latent_norms.shared():
-                losses["latent"] = latent_encoder_loss(judge(judged))
+                losses["latent"] = latent_encoder_loss(judge(on_e_x))
         losses["reconstruction"] = reconstruction_loss(x, self.generator(e_x))
         self.update("autoencoder", losses)
 
@@ -329,12 +328,12 @@ class _Steps:
             fake = self.generator(z)
             # Real and generated images are judged by the same weights: one spectral norm for both.
             with self.critic_norms.shared():
-                on_real, on_fake = self.critic.compare(x, fake.detach())
+                on_real, fake_logits = self.critic.compare(x, fake.detach())
                 query = self.critic.project(on_real.global_)
             self.update(
                 "critic",
                 {
-                    "adversarial": relativistic_critic_loss(on_real.logit, on_fake.logit),
+                    "adversarial": relativistic_critic_loss(on_real.logit, fake_logits),
                     "contrastive": self.settings.beta
                     * contrastive_loss(on_real.local, query, self.settings.negatives),
                 },

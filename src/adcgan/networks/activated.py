@@ -26,10 +26,10 @@ def normed(x: Tensor, norm: nn.Module) -> Tensor:
     return out
 
 
-def norm_prelu(x: Tensor, norm: nn.Module, prelu: nn.Module) -> Tensor:
-    """Return ``prelu(norm(x))`` (B, C, H, W)."""
+def norm_prelu(x: Tensor, norm: nn.Module, prelu: nn.Module, slope: float | None = None) -> Tensor:
+    """Return ``prelu(norm(x))`` (B, C, H, W), with PReLU's `slope` if it was read."""
     if _averages(norm) and isinstance(prelu, PReLU) and torch.is_grad_enabled():
-        return _norm_prelu(x, norm.weight, norm.bias, prelu.weight, norm)
+        return _norm_prelu(x, norm.weight, norm.bias, prelu.weight, norm, slope)
     out: Tensor = prelu(norm(x))
     return out
 
@@ -145,11 +145,12 @@ class _NormPReLU(torch.autograd.Function):
         bias: Tensor,  # noqa: ARG004
         slope: Tensor,
         norm: nn.BatchNorm2d,
+        number: float | None,
     ) -> Tensor:
         out, *statistics = _batch_norm(x, norm)
         ctx.eps = norm.eps
         ctx.save_for_backward(x, weight, slope, out, *statistics)
-        ctx.number = slope.item() if layers.on_cpu(x) else None
+        ctx.number = slope.item() if number is None and layers.on_cpu(x) else number
         if ctx.number is not None:
             return F.leaky_relu(out, ctx.number)
         return torch.prelu(out, slope.to(out.dtype))
@@ -161,7 +162,7 @@ class _NormPReLU(torch.autograd.Function):
         on_out, on_slope = layers.prelu_backward(
             gradient, out, slope, ctx.number, needed=ctx.needs_input_grad[3]
         )
-        return *_batch_norm_backward(on_out, ctx, x, weight, *statistics), on_slope, None
+        return *_batch_norm_backward(on_out, ctx, x, weight, *statistics), on_slope, None, None
 
 
 _norm_leaky_relu: Callable[..., Tensor] = _NormLeakyReLU.apply

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
 from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
+from adcgan.networks import layers
 from adcgan.networks.activated import norm_leaky_relu, norm_prelu, normed
 from adcgan.networks.layers import Conv2d, ConvTranspose2d, Dropout, Masks, PReLU
 from adcgan.networks.products import computed_in
@@ -131,10 +133,10 @@ class UpBlock(nn.Sequential):
     def __init__(self, convolution: ConvTranspose2d | Conv2d) -> None:
         super().__init__(convolution, nn.BatchNorm2d(convolution.out_channels), PReLU())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the three layers to `x` (B, in, H, W)."""
+    def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
+        """Apply the three layers to `x` (B, in, H, W); PReLU's slope if it was read."""
         convolution, norm, prelu = self
-        return norm_prelu(convolution(x), norm, prelu)
+        return norm_prelu(convolution(x), norm, prelu, slope)
 
 
 class ResidualBlock(nn.Module):
@@ -150,8 +152,21 @@ class ResidualBlock(nn.Module):
             nn.BatchNorm2d(channels),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x + body(x)."""
+    def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
+        """Return x + body(x); PReLU's slope if it was read."""
         first, norm, prelu, second, last_norm = self.body
-        inside = norm_prelu(first(x), norm, prelu)
+        inside = norm_prelu(first(x), norm, prelu, slope)
         return x + normed(second(inside), last_norm)
+
+
+def read_slopes(blocks: nn.Module, x: Tensor) -> Iterator[float | None]:
+    """Read the slopes of all `PReLU` in `blocks` at once, for a pass of `x` through them.
+
+    None each where slopes are not read.
+    """
+    prelus = (layer for layer in blocks.modules() if isinstance(layer, PReLU))
+    slopes: list[Tensor] = [layer.weight for layer in prelus]
+    if not slopes or not layers.on_cpu(x) or not torch.is_grad_enabled():
+        return repeat(None)
+    with torch.no_grad():
+        return iter(torch.cat(slopes).tolist())

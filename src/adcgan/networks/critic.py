@@ -100,15 +100,17 @@ class Critic(nn.Module):
         """Judge images (B, channels, size, size) in [0, 1]."""
         return self._judge(x, 1)
 
-    def compare(self, real: Tensor, fake: Tensor) -> tuple[CriticFeatures, CriticFeatures]:
+    def compare(self, real: Tensor, fake: Tensor) -> tuple[CriticFeatures, Tensor]:
         """Judge two batches (B, channels, size, size) as `forward` does one after the other.
 
-        They pass together, but for the statistics of BatchNorm.
+        They pass together, but for the statistics of BatchNorm. Returns the features of `real`
+        and the logits (B,) of `fake`.
         """
         assert all(isinstance(block, ConvBlock) for block in self.trunk)
-        together = self._judge(torch.cat([real, fake]), 2)
-        of_real, of_fake = zip(*(part.chunk(2) for part in together), strict=True)
-        return CriticFeatures(*of_real), CriticFeatures(*of_fake)
+        n = len(real)
+        logit, local, global_ = self._judge(torch.cat([real, fake]), 2)
+        of_real, of_fake = logit.chunk(2)
+        return CriticFeatures(of_real, local[:n], global_[:n]), of_fake
 
     def _judge(self, x: Tensor, batches: int) -> CriticFeatures:
         masks = draw_masks([*self.trunk, *self.last_block], x)

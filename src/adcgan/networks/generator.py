@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from adcgan.networks.blocks import ResidualBlock, UpBlock, scaled
+from adcgan.networks.blocks import ResidualBlock, UpBlock, read_slopes, scaled
 from adcgan.networks.layers import Conv2d, ConvTranspose2d
 
 EMBEDDING = (128, 512)
@@ -102,7 +103,12 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, channels, size, size) in [0, 1] made of latents (B, latent_dim)."""
-        x: Tensor = self.layers(z.view(*z.shape, 1, 1))
+        x = z.view(*z.shape, 1, 1)
+        slopes = read_slopes(self.layers, x)
+        for layer in self.layers:
+            has_slope = isinstance(layer, (UpBlock, ResidualBlock))
+            x = layer(x, next(slopes)) if has_slope else layer(x)
         if self.overhangs:
             x = x[..., : self.size, : self.size]
-        return (x.tanh() + 1) / 2
+        # (tanh(x) + 1) / 2.
+        return torch.sigmoid(2 * x)

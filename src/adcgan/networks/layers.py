@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from adcgan.networks.memory_order import rows, unrolled, window
+from adcgan.networks.memory_order import Place, rows, unrolled, window_rows
 from adcgan.networks.products import computed_in, gradients, multiply, product
 
 # Dropout draws 16 bits for an entry, so its probability is a multiple of 2⁻¹⁶.
@@ -50,11 +50,11 @@ class _OneWindow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
-        sides = [min(side, weight.shape[2] - padding) for side in x.shape[2:]]
-        ctx.places = (0, sides), (padding, sides)
+        height, width = (min(side, weight.shape[2] - padding) for side in x.shape[2:])
+        ctx.places = (0, (height, width)), (padding, (height, width))
         on_x, on_weight = ctx.places
-        under_x = rows(_window(x, on_x), like=weight)
-        under_weight = rows(_window(weight, on_weight), like=weight)
+        under_x = window_rows(x, on_x, like=weight)
+        under_weight = window_rows(weight, on_weight, like=weight)
         ctx.save_for_backward(x, weight, under_x, under_weight)
         out = multiply(under_x, under_weight, bias)
         return out.view(*out.shape, 1, 1)
@@ -73,23 +73,12 @@ class _OneWindow(torch.autograd.Function):
         return *on_whole, on_bias, None
 
 
-# Where a window begins in both directions, and its sides.
-Place = tuple[int, list[int]]
-
-
-def _window(whole: Tensor, place: Place) -> Tensor:
-    """Return the window of (n, c, h, w) at `place`."""
-    return whole if whole.shape[2:] == torch.Size(place[1]) else window(whole, *place)
-
-
 def _around(matrix: Tensor, whole: Tensor, place: Place, like: Tensor) -> Tensor:
-    """Return zeros like `whole` but for the window at `place`, whose `rows` the matrix is."""
-    part = unrolled(matrix, torch.Size([*whole.shape[:2], *place[1]]), like)
-    if whole.shape[2:] == part.shape[2:]:
-        return part
-    around = torch.zeros_like(whole)
-    _window(around, place).copy_(part)
-    return around
+    """Return zeros like `whole` but for the window at `place`, whose rows the matrix is."""
+    start, (height, width) = place
+    part = unrolled(matrix, torch.Size([*whole.shape[:2], height, width]), like)
+    below, right = whole.shape[2] - start - height, whole.shape[3] - start - width
+    return F.pad(part, (start, right, start, below)) if start or below or right else part
 
 
 _one_window: Callable[[Tensor, Tensor, Tensor | None, int], Tensor] = _OneWindow.apply
@@ -121,13 +110,13 @@ class _Spread(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        matrix = rows(weight).t()
-        on_x, on_matrix, _ = gradients(
-            rows(gradient, like=weight), x, matrix, (*ctx.needs_input_grad, False)
-        )
+        by_x, by_weight = ctx.needs_input_grad
+        matrix = rows(gradient, like=weight)
+        on_x = multiply(matrix, rows(weight)) if by_x else None
+        on_weight = multiply(x.t(), matrix.t()) if by_weight else None
         return (
             None if on_x is None else on_x.view(*x.shape, 1, 1),
-            None if on_matrix is None else unrolled(on_matrix.t(), weight.shape, like=weight),
+            None if on_weight is None else unrolled(on_weight, weight.shape, like=weight),
         )
 
 

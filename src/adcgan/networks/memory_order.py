@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Where a window begins in both directions, and its sides.
+Place = tuple[int, tuple[int, int]]
+
 
 def is_channels_last(tensor: Tensor) -> bool:
     """Say whether channels lie innermost in memory."""
@@ -33,11 +36,14 @@ def unrolled(matrix: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
     return matrix.as_strided(shape, (n, step * h * w, step * w, step))
 
 
-def window(whole: Tensor, start: int, sides: list[int]) -> Tensor:
-    """Return the part of (n, c, h, w) with these sides that begins at `start` both ways.
-
-    A view, and like `rows` not for autograd.
-    """
+def window_rows(whole: Tensor, place: Place, like: Tensor) -> Tensor:
+    """Return the `rows` of the window of (n, c, h, w) at `place`, by `like`; not for autograd."""
+    start, sides = place
+    if whole.shape[2:] == torch.Size(sides):
+        return rows(whole, like)
     n, c, down, right = whole.stride()
     offset = whole.storage_offset() + start * (down + right)
-    return whole.as_strided((*whole.shape[:2], *sides), (n, c, down, right), offset)
+    if sides == (1, 1):
+        return whole.as_strided(whole.shape[:2], (n, c), offset)
+    window = whole.as_strided((*whole.shape[:2], *sides), (n, c, down, right), offset)
+    return rows(window, like)

@@ -87,11 +87,12 @@ class Optimizers:
         self._step = 0
         self.losses: dict[str, Tensor] = {}
         # On the device: whether weights are frozen, also as the number that Adam takes; the last
-        # step that began before, and each update's losses until then, the bad ones included.
+        # step that began before; each update's losses until then, the bad ones included, and as
+        # many zeros.
         self._is_frozen = torch.zeros((), dtype=torch.bool, device=accelerator.device)
         self._frozen = torch.zeros((), device=accelerator.device)
         self._last_step = torch.zeros((), dtype=torch.int64, device=accelerator.device)
-        self._last: dict[tuple[str, ...], Tensor] = {}
+        self._last: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         self._one = torch.ones((), device=accelerator.device)
 
     @property
@@ -154,10 +155,12 @@ class Optimizers:
         """Record losses, and freeze the weights from here on if one is not finite."""
         values = torch.stack(losses)
         self.losses.update(zip(keys, values.unbind(), strict=True))
-        last = self._last.setdefault(tuple(keys), torch.zeros_like(values))
+        if tuple(keys) not in self._last:
+            self._last[tuple(keys)] = torch.zeros_like(values), torch.zeros_like(values)
+        last, zeros = self._last[tuple(keys)]
         torch.where(self._is_frozen, last, values, out=last)
         # 0 times a number that is not finite is NaN, which alone differs from itself.
-        sign = torch.dot(last, torch.zeros_like(last))
+        sign = torch.dot(last, zeros)
         bad = sign != sign
         if self.accelerator.num_processes > 1:
             bad = self.accelerator.reduce(bad.float(), "sum") > 0
@@ -176,7 +179,7 @@ class Optimizers:
         """Raise `DivergedError` naming the first loss that was not finite, and its step."""
         if not bool(self._is_frozen):
             return
-        for keys, values in self._last.items():
+        for keys, (values, _) in self._last.items():
             for key, value in zip(keys, values.tolist(), strict=True):
                 if not math.isfinite(value):
                     raise DivergedError(
@@ -188,6 +191,6 @@ class Optimizers:
 
 def _as_stored(tensor: Tensor, like: Tensor) -> Tensor:
     """Return a view with the dimensions in the order in which those of `like` are stored."""
-    if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
-        return tensor.permute(0, 2, 3, 1)
-    return tensor
+    if like.is_contiguous() or not like.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    return tensor.permute(0, 2, 3, 1)
