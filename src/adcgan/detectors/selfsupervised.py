@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
@@ -51,7 +50,13 @@ from adcgan.losses import (
     transformation_loss,
     view_loss,
 )
-from adcgan.networks import Encoder, Generator, SelfSupervisedCritic, default_latent_dim
+from adcgan.networks import (
+    Encoder,
+    Generator,
+    SelfSupervisedCritic,
+    SpectralNorms,
+    default_latent_dim,
+)
 from adcgan.networks.critic import RESIDUAL_FROM
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape, residual_loss
@@ -62,6 +67,7 @@ from adcgan.training import (
     Phase,
     Recipe,
     diversity_figures,
+    frozen,
     reconstruction_figures,
     step_count,
 )
@@ -319,6 +325,10 @@ class _Steps:
     def __init__(self, model: SelfSupervisedModel, optimizers: Optimizers) -> None:
         self.encoder, self.generator, self.critic = model.encoder, model.generator, model.critic
         self.latent_dim, self.gan_batch_size = model.latent_dim, model.settings.gan_batch_size
+        self.encoder_norms, self.critic_norms = (
+            SpectralNorms(model.encoder),
+            SpectralNorms(model.critic),
+        )
         self.optimizers, self.update = optimizers, optimizers.update
         self.weight = {**model.chosen, "transformation": model.settings.transformation}
         self.shift, self.critic_steps = model.chosen["shift"], int(model.chosen["critic_steps"])
@@ -331,7 +341,8 @@ class _Steps:
         """Train the autoencoder alone on L_AE."""
         del rng
         x = x[: self.gan_batch_size]
-        x_hat = self.generator(self.encoder(x))
+        with self.encoder_norms.shared():
+            x_hat = self.generator(self.encoder(x))
         self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})
 
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
@@ -344,12 +355,13 @@ class _Steps:
         self._critic_step(x, few, fake)
         if fake is not None:
             self._generator_step(few, fake)
-        x_hat = self.generator(self.encoder(few))
+        with self.encoder_norms.shared():
+            x_hat = self.generator(self.encoder(few))
         self.update("autoencoder", {"reconstruction": reconstruction_loss(few, x_hat)})
 
     def _critic_step(self, x: Tensor, few: Tensor, fake: Tensor | None) -> None:
         losses = {}
-        with parametrize.cached():
+        with self.critic_norms.shared():
             asked, has_views = self.critic.task.answers, self.weight["views"] > 0
             some = x[: (len(x) + 1) // 2] if has_views else x
             turned, truth = transformed(some, self.shift, asked)
@@ -374,7 +386,7 @@ class _Steps:
         self.update("critic", {name: weights[name] * loss for name, loss in losses.items()})
 
     def _generator_step(self, x: Tensor, fake: Tensor) -> None:
-        with parametrize.cached():
+        with frozen(self.critic), self.critic_norms.shared():
             with torch.no_grad():
                 on_real = self.critic(x)
             on_fake = self.critic(fake)

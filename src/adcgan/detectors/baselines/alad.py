@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from adcgan.detectors.anomaly_map import residual_map
@@ -33,7 +32,7 @@ from adcgan.detectors.settings import (
 from adcgan.losses import logistic_critic_loss, logistic_generator_loss
 from adcgan.networks.blocks import scaled
 from adcgan.networks.layers import Dropout
-from adcgan.networks.spectral import spectral_norm
+from adcgan.networks.spectral import SpectralNorms, spectral_norm
 from adcgan.scoring import Components, Scored, Shape
 from adcgan.training import (
     COLLAPSE,
@@ -212,6 +211,8 @@ class _Steps:
         self.model, self.average = model, average
         self.encoder, self.generator = model.encoder, model.generator
         self.xz, self.xx, self.zz = model.critic_xz, model.critic_xx, model.critic_zz
+        self.encoder_norms = SpectralNorms(model.encoder)
+        self.critic_norms = SpectralNorms(nn.ModuleList([self.xz, self.xx, self.zz]))
         self.latent_dim = model.settings.latent_dim
         self.update = optimizers.update
 
@@ -221,11 +222,11 @@ class _Steps:
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
         """Train every network once."""
         x, z = signed(x), self._noise(x, rng)
-        with parametrize.cached():
+        with self.encoder_norms.shared():
             e_x, g_z = self.encoder(x), self.generator(z)
             x_hat, z_hat = self.generator(e_x), self.encoder(g_z)
         self._critics(x, z, *(made.detach() for made in (e_x, g_z, x_hat, z_hat)))
-        with parametrize.cached():
+        with self.critic_norms.shared():
             # The encoder's pairs are the critic's real ones, so its aim is that they pass as fake.
             losses = {
                 "generator": logistic_generator_loss(self.xz(g_z, z)),
@@ -240,7 +241,7 @@ class _Steps:
         self, x: Tensor, z: Tensor, e_x: Tensor, g_z: Tensor, x_hat: Tensor, z_hat: Tensor
     ) -> None:
         """Train D_xz, D_xx and D_zz; they share no weights, so one optimizer serves them."""
-        with parametrize.cached():
+        with self.critic_norms.shared():
             losses = {
                 "adversarial": logistic_critic_loss(self.xz(x, e_x), self.xz(g_z, z)),
                 "image_cycle": logistic_critic_loss(self.xx(x, x), self.xx(x, x_hat)),
