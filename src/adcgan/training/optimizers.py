@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -135,11 +135,11 @@ class Optimizers:
         self._watch([f"{name}/{key}" for key in losses], values)
         parameters = self.parameters[name]
         # Autograd adds up the gradients of several losses.
-        gradients = torch.autograd.grad(
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
             values, parameters, [self._one] * len(values), allow_unused=True
         )
         if self.accelerator.num_processes > 1:
-            self._average([gradient for gradient in gradients if gradient is not None])
+            gradients = self._averaged(gradients)
         for parameter, weight, gradient in zip(
             parameters, self._stored[name], gradients, strict=True
         ):
@@ -167,13 +167,12 @@ class Optimizers:
         self._is_frozen.logical_or_(bad)
         self._frozen.copy_(self._is_frozen)
 
-    def _average(self, gradients: list[Tensor]) -> None:
-        """Replace each gradient by its mean over the processes, in one exchange."""
-        flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
-        for gradient, mean in zip(
-            gradients, flat.split([g.numel() for g in gradients]), strict=True
-        ):
-            gradient.copy_(mean.view_as(gradient))
+    def _averaged(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the mean of each gradient over the processes, by one exchange."""
+        found = [gradient for gradient in gradients if gradient is not None]
+        flat = self.accelerator.reduce(torch.cat([g.flatten() for g in found]), "mean")
+        means = iter(flat.split([g.numel() for g in found]))
+        return [None if g is None else next(means).view_as(g) for g in gradients]
 
     def raise_if_diverged(self) -> None:
         """Raise `DivergedError` naming the first loss that was not finite, and its step."""
