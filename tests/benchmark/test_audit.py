@@ -146,7 +146,11 @@ def test_the_honest_figure_is_that_of_the_models_own_score(detector, images):
     assert result.honest == auroc([0] * 12 + [1] * 30, scores)
     other = audit(detector, *images, draws=1, seed=5, progress=silent)
     assert other.honest == result.honest
-    assert other.paper.fresh != result.paper.fresh
+    # Another z for each image: of few images, one of these figures may come out the same.
+    figures = [
+        (one.paper.fresh, *one.paper.released, *one.paper.control) for one in (result, other)
+    ]
+    assert figures[0] != figures[1]
 
 
 def test_alike_images_are_told_apart_by_the_leak_alone(digits, images):

@@ -8,7 +8,7 @@ together: before and after on that processor, answers differ by rounding (1e-5 o
 where training amplified it, "adcgan, colour"). Those of adcgan, adcgan-ss and ALAD were written
 again once their steps took half the operations. With dropout masks drawn in the order before,
 adcgan's differ by 2e-6 of the largest; the other order makes 4e-3 of it, and 0.1 where few images
-give the scale. ALAD's differ by 6e-6, adcgan-ss's by 7e-4.
+give the scale. ALAD's differ by 7e-6, adcgan-ss's by 7e-4.
 
 A change that should not alter the figures is proved not to by tests/detectors/test_reference.py.
 """
