@@ -453,6 +453,18 @@ def test_the_figures_of_adcgan_ss_with_nine_classes_normal_are_those_of_the_rows
     assert f"raw pixels are ahead in {behind} classes of 30" in page
 
 
+def test_the_figures_of_comparisons_are_those_of_the_rows() -> None:
+    page = text_of(DOCS / "which-detector.md")
+    lines = (ROOT / "results" / "small" / "comparisons.jsonl").read_text().splitlines()
+    judged = [row for row in map(json.loads, lines) if row["error"] is None]
+    assert len(judged) > 15
+    for row in judged:
+        own = row["own"].get("all", next(iter(row["own"].values())))["auroc"]
+        groups = (mean(v["auroc"] for v in row[key].values()) for key in ("defects", "contents"))
+        figures = " | ".join(f"{100 * figure:.1f}" for figure in (*groups, own))
+        assert re.search(rf"^\| {row['detector']}[^|]* \| {re.escape(figures)} \|$", page, re.M)
+
+
 def test_the_figures_of_pretrained_knn_are_those_of_the_rows() -> None:
     page, front = text_of(DOCS / "detectors" / "pretrained-knn.md"), text_of(ROOT / "README.md")
     for label, name in SETS.items():

@@ -1,9 +1,10 @@
 """Anomalies to judge detectors by, made of normal images: defects, and other contents.
 
 `adcgan.data.defects` makes what `adcgan-local` learns from: pieces pasted, shaded, blurred, bent.
-No detector trains on these. Defects are drawn as things happen to surfaces, weak enough that good
-detectors miss some; their lengths are pixels of a photograph, and shrink with an image of less than
-128 pixels. Other contents are whole images that show something else than a normal one.
+No detector trains on the defects here. They are drawn as things happen to surfaces, weak enough
+that good detectors miss some; their lengths are pixels of a photograph, and shrink with an image of
+less than 128 pixels. Other contents are whole images that show something else than a normal one;
+of these, `adcgan-ss` trains on turns.
 """
 
 from __future__ import annotations

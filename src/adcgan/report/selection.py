@@ -124,7 +124,7 @@ def _candidates(found: Comparison) -> dict[str, Any]:
             "on them than it is: evaluate it on others."
         )
     else:
-        notes.append(f"The order is that of {found.by}; no candidate learned from such.")
+        notes.append(f"The order is that of {found.by}.")
     larger = [
         f"{percent(row['budget'])} for {row['detector']}"
         for row in found.ranking

@@ -85,11 +85,11 @@ class Budget:
     """
 
     def __init__(self, seconds: float, n: int) -> None:
-        self.ends, self._left = time.monotonic() + seconds, n
+        self._ends, self._left = time.monotonic() + seconds, n
 
     def next_share(self) -> float:
         """Return the seconds of the next candidate: what is left, by those that are left."""
-        share = max(0.0, self.ends - time.monotonic()) / max(1, self._left)
+        share = max(0.0, self._ends - time.monotonic()) / max(1, self._left)
         self._left -= 1
         return share
 
