@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adcgan import load
 from adcgan.detectors import LocalADCGAN
-from adcgan.detectors.local import one_cycle, verdict_losses
+from adcgan.detectors.local import finds_more, one_cycle, verdict_losses
 from adcgan.networks.local import LocalCritic, locally_normalised
 
 QUICK: dict[str, Any] = {
@@ -70,12 +70,29 @@ def part(seed: int, *places: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def test_where_a_place_is_counts_where_parts_lie_alike() -> None:
-    detector = LocalADCGAN(**QUICK).fit([part(i, (30, 30)) for i in range(40)])
+    settings = {**QUICK, "validation_fraction": 0.5}
+    detector = LocalADCGAN(**settings).fit([part(i, (30, 30)) for i in range(100)])
     assert detector.model_.place_weight > 0
     # A disc like all others, but not where it belongs.
     right = detector.assess([part(100 + i, (30, 30)) for i in range(12)])
     wrong = detector.assess([part(200 + i, (30, 30), (66, 80)) for i in range(12)])
     assert wrong.components["density"].min() > np.median(right.components["density"])
+
+
+@pytest.mark.parametrize(("n", "shift", "expected"), [
+    (8, 0.05, False),
+    (1, 3.0, False),
+    (3, 3.0, True),
+    (60, 0.5, True),
+    (60, 0.0, False),
+    (1000, 0.03, False),  # sure, but little
+])  # fmt: skip
+def test_more_is_found_only_if_that_is_sure(n: int, shift: float, expected: bool) -> None:
+    rng = torch.Generator().manual_seed(2)
+    clean = torch.randn(n, generator=rng)
+    damaged = clean[:, None] + torch.randn(n, 4, generator=rng) + 0.3
+    assert finds_more((clean, damaged + shift), (clean, damaged)) is expected
+    assert not finds_more((clean, damaged), (clean, damaged + shift))
 
 
 def test_tiles_make_the_same_maps_as_the_whole_image(

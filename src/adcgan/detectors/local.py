@@ -67,7 +67,7 @@ CANDIDATES = 10
 PLACE_WEIGHT = 20.0
 # Synthetic defects in each image that decides whether they are.
 DRAWS = 4
-# By so much more of them must be found, else the simpler memory is kept.
+# By so much more of them must be found, and by a standard error, else the simpler memory is kept.
 LEAST_GAIN = 0.02
 # Features that are compared with the memory at a time.
 COMPARED_TOGETHER = 4096
@@ -296,14 +296,15 @@ class LocalModel(Model):
                 for part in gaussian_whitening(features.cpu().numpy(), LEAST_VARIANCE)
             )
             whitened = self.whitened(features)
-            found = []
+            memories, found = [], []
             for weight in (0.0, PLACE_WEIGHT):
                 rows = torch.cat([whitened, weight * where], 1)
                 self.reference = rows[greedy_coreset(rows, self.settings.memory, rng)]
                 self.place_weight.fill_(weight)
-                found.append((self._found(images, judged), self.reference))
-            told_apart = found[1][0] > found[0][0] + LEAST_GAIN
-            self.reference = found[told_apart][1]
+                memories.append(self.reference)
+                found.append(self._distances_of_defects(images, judged))
+            told_apart = finds_more(found[1], found[0])
+            self.reference = memories[told_apart]
             self.place_weight.fill_(PLACE_WEIGHT if told_apart else 0.0)
             moments = torch.zeros(2, 2, device=self.device)
             for x in self.batches(images, judged):
@@ -336,21 +337,22 @@ class LocalModel(Model):
                 where.append(places[some])
         return torch.cat(kept), torch.cat(where)
 
-    def _found(self, images: Images, index: NDArray[np.int64]) -> float:
-        """Return how well distances tell images with a synthetic defect from those without.
+    def _distances_of_defects(
+        self, images: Images, index: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the distances of images as they are (n,) and with a synthetic defect (n, DRAWS).
 
-        The area under the ROC curve, of the same defects at each call.
+        The defects are the same at each call.
         """
         rng = torch.Generator(device=self.device).manual_seed(self.settings.random_state)
-        clean: list[Tensor] = []
-        damaged: list[Tensor] = []
+        drawn: list[Tensor] = []
         for x in self.batches(images, index):
             part, origin = _window(x, torch.Generator().manual_seed(0))
-            for drawn in range(DRAWS + 1):
-                seen = part if drawn == 0 else add_defects(part, rng)[0]
-                distances = self._whole(seen, origin, x.shape[2:])[1]
-                (damaged if drawn else clean).append(mean_of_top(distances, LARGEST_DISTANCES))
-        return float((torch.cat(damaged)[:, None] > torch.cat(clean)).double().mean())
+            seen = [part, *(add_defects(part, rng)[0] for _ in range(DRAWS))]
+            distances = [self._whole(each, origin, x.shape[2:])[1] for each in seen]
+            drawn.append(torch.stack([mean_of_top(d, LARGEST_DISTANCES) for d in distances], 1))
+        found = torch.cat(drawn)
+        return found[:, 0], found[:, 1:]
 
 
 class _Steps:
@@ -467,6 +469,26 @@ def _window(x: Tensor, rng: torch.Generator) -> tuple[Tensor, tuple[int, int]]:
             origin[i] = int(torch.randint(excess + 1, (), generator=rng))
             x = x.narrow(dimension, origin[i], side)
     return x, (origin[0], origin[1])
+
+
+def finds_more(these: tuple[Tensor, Tensor], those: tuple[Tensor, Tensor]) -> bool:
+    """Say whether `these` scores find clearly more synthetic defects than `those`.
+
+    Each are the scores of the same n images as they are (n,) and with defects (n, draws). The areas
+    under the two ROC curves must differ by LEAST_GAIN, and by one standard error of the difference
+    (the rule of Breiman et al. 1984 for the simplest of models that are about as good), which is
+    estimated from what each image adds to an area (DeLong, DeLong and Clarke-Pearson 1988).
+    """
+    shares = []
+    for clean, damaged in (these, those):
+        above = (damaged[:, :, None] > clean).double()  # (n, draws, n)
+        shares.append(torch.stack([above.mean((1, 2)), above.mean((0, 1))]))
+    gains = shares[0] - shares[1]  # (2, n): of each image with defects, and as it is
+    images = gains.shape[1]
+    if images == 1:
+        return False
+    error = gains.sum(0).std() / math.sqrt(images)
+    return bool(gains[0].mean() > error.clamp(min=LEAST_GAIN))
 
 
 def where_places_are(features: Tensor, origin: tuple[int, int], size: Sequence[int]) -> Tensor:
