@@ -51,6 +51,9 @@ class Optimizers:
         The learning rate of each.
     betas : (float, float)
         Adam's decay rates.
+    weight_decay : mapping of str to float, optional
+        Of the optimizers named, what times each weight is added to its gradient, as L2
+        regularisation; 0 for the others.
     decay : callable or None
         Takes the number of a step and returns what the learning rates are multiplied by in it.
     accelerator : Accelerator
@@ -63,6 +66,7 @@ class Optimizers:
         learning_rates: Mapping[str, float],
         *,
         betas: tuple[float, float] = (0.5, 0.999),
+        weight_decay: Mapping[str, float] | None = None,
         decay: Callable[[int], float] | None = None,
         accelerator: Accelerator,
     ) -> None:
@@ -74,8 +78,15 @@ class Optimizers:
             name: [_as_stored(p.detach(), like=p) for p in values]
             for name, values in self.parameters.items()
         }
+        decays = weight_decay or {}
         self.named = {
-            name: _GuardedAdam(values, lr=learning_rates[name], betas=betas, fused=True)
+            name: _GuardedAdam(
+                values,
+                lr=learning_rates[name],
+                betas=betas,
+                weight_decay=decays.get(name, 0),
+                fused=True,
+            )
             for name, values in self._stored.items()
         }
         self._learning_rates, self._decay = learning_rates, decay

@@ -62,6 +62,12 @@ class AEGAN(Detector):
     epochs: int = epochs_setting(25)
     min_steps: int = min_steps_setting()
     lr: float = learning_rate_setting(1e-4)
+    weight_decay: float = setting(
+        0.0,
+        real(0),
+        "L2 regularisation inside Adam, of G against the critic and of the critic. The authors' "
+        "release has 0.5.",
+    )
     lam: float = setting(
         0.1,
         real(0, 1),
@@ -120,7 +126,13 @@ class AEGANModel(Model):
             "autoencoder": [*self.encoder.parameters(), *self.generator.parameters()],
         }
         rates = dict.fromkeys(parameters, settings.lr)
-        optimizers = Optimizers(parameters, rates, betas=(0.9, 0.999), accelerator=accelerator)
+        optimizers = Optimizers(
+            parameters,
+            rates,
+            betas=(0.9, 0.999),
+            weight_decay=dict.fromkeys(("generator", "critic"), settings.weight_decay),
+            accelerator=accelerator,
+        )
         steps = _Steps(self, optimizers)
         count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
         return Recipe(
