@@ -216,7 +216,9 @@ def test_a_weighing_equals_the_function_it_was_read_off(normalise: str) -> None:
     detector = quick("adcgan", normalise=normalise, rho=0.25).fit(digits(True)[:60])
     components = detector.score_components(digits(False)[:20])
     found = Weighing.of(detector.backend.combine, list(components))
-    np.testing.assert_allclose(found(components), detector.backend.combine(components), rtol=1e-10)
+    np.testing.assert_allclose(
+        found(components), detector.backend.combine(components), rtol=1e-10, atol=1e-10
+    )
     if normalise == "none":
         assert found.weights == pytest.approx(
             {"discrimination": 0.1, "residual": 0.9, "encoded": 0.25, "latent": 0.75}

@@ -67,8 +67,9 @@ CANDIDATES = 10
 PLACE_WEIGHT = 20.0
 # Synthetic defects in each image that decides whether they are.
 DRAWS = 4
-# By so much more of them must be found, and by a standard error, else the simpler memory is kept.
-LEAST_GAIN = 0.02
+# By so much more of them must be found, and by so many standard errors, else the simpler memory is
+# kept.
+LEAST_GAIN, STANDARD_ERRORS = 0.02, 2.0
 # Features that are compared with the memory at a time.
 COMPARED_TOGETHER = 4096
 # Images of more pixels are judged in tiles of this side, with as much around them as a place sees.
@@ -475,9 +476,9 @@ def finds_more(these: tuple[Tensor, Tensor], those: tuple[Tensor, Tensor]) -> bo
     """Say whether `these` scores find clearly more synthetic defects than `those`.
 
     Each are the scores of the same n images as they are (n,) and with defects (n, draws). The areas
-    under the two ROC curves must differ by LEAST_GAIN, and by one standard error of the difference
-    (the rule of Breiman et al. 1984 for the simplest of models that are about as good), which is
-    estimated from what each image adds to an area (DeLong, DeLong and Clarke-Pearson 1988).
+    under the two ROC curves must differ by LEAST_GAIN, and by STANDARD_ERRORS of the difference,
+    which are estimated from what each image adds to an area (DeLong, DeLong and Clarke-Pearson
+    1988).
     """
     shares = []
     for clean, damaged in (these, those):
@@ -488,7 +489,7 @@ def finds_more(these: tuple[Tensor, Tensor], those: tuple[Tensor, Tensor]) -> bo
     if images == 1:
         return False
     error = gains.sum(0).std() / math.sqrt(images)
-    return bool(gains[0].mean() > error.clamp(min=LEAST_GAIN))
+    return bool(gains[0].mean() > (STANDARD_ERRORS * error).clamp(min=LEAST_GAIN))
 
 
 def where_places_are(features: Tensor, origin: tuple[int, int], size: Sequence[int]) -> Tensor:
