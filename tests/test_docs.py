@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("results/**/*.md")])
-DETECTOR_PAGES = sorted(set(DOCS.glob("detectors/*.md")) - {DOCS / "detectors" / "README.md"})
+DETECTOR_PAGES = sorted(DOCS.glob("detectors/*.md"))
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -76,9 +76,8 @@ RUN = [
     "docs/index.md",
     "docs/tutorial.md",
     "docs/python.md",
-    "docs/from-anomalib.md",
+    "docs/coming-from.md",
     "docs/export.md",
-    pytest.param("docs/from-pyod.md", marks=pytest.mark.peers),
 ]
 # What sets up the environment that the tests run in already, and what tests/test_cli.py runs.
 NOT_RUN = (
@@ -141,11 +140,10 @@ def beside_photographs(photographs: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_code_of_a_page_runs(name: str, beside_photographs: Path) -> None:
     names: dict[str, object] = {}
     ran = 0
-    if name == "docs/from-pyod.md":
-        pytest.importorskip("combo", reason="PyOD combines through the package combo")
-        pytest.importorskip("pyod")
     for language, content in blocks(ROOT / name):
         assert language in {"sh", "console", "python", "text"}, language
+        if "import pyod" in content or "from pyod" in content:
+            continue  # test_the_code_for_pyod_runs has it
         if language == "python":
             run_python(content, name, names)
         elif language != "text":
@@ -164,6 +162,15 @@ def test_the_code_of_a_page_runs(name: str, beside_photographs: Path) -> None:
         assert header[:4] == ["path", "score", "p_value", "anomalous"]
         assert header[-1] == "error"
         assert len(list(Path("heat").iterdir())) == len(list(Path("photos/new").iterdir()))
+
+
+@pytest.mark.peers
+def test_the_code_for_pyod_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("combo", reason="PyOD combines through the package combo")
+    pytest.importorskip("pyod")
+    (code,) = [code for language, code in blocks(DOCS / "coming-from.md") if language == "python"]
+    run_python(code, "coming-from", {})
+    assert "average ROC:" in capsys.readouterr().out
 
 
 def run_python(code: str, name: str, names: dict[str, object]) -> None:
@@ -193,7 +200,7 @@ def run_shell(script: str) -> None:
 @pytest.mark.slow
 @pytest.mark.data
 def test_the_code_of_the_detectors_pages_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    ((_, code),) = blocks(DOCS / "detectors" / "README.md")
+    ((_, code),) = blocks(DOCS / "detectors" / "published.md")
     run_python(code, "detectors", {})
     assert float(capsys.readouterr().out) > 0.95
 
@@ -357,22 +364,49 @@ def test_tensors_and_statistics_of_a_model_folder_are_named_as_its_page_says(
 # -- detectors -----------------------------------------------------------------------------------
 
 
-def test_every_detector_has_a_page_and_every_page_a_detector() -> None:
-    assert {page.stem for page in DETECTOR_PAGES} == set(DETECTORS)
-    listed = re.findall(r"\]\(([\w-]+)\.md\) \|", text_of(DOCS / "detectors" / "README.md"))
-    assert set(listed) == set(DETECTORS)
+def detector_sections() -> dict[str, tuple[Path, str]]:
+    """Return page and text of what the documentation says of each detector, by its name.
+
+    A heading with name and class begins it, the next such heading of the page ends it.
+    """
+    found: dict[str, tuple[Path, str]] = {}
+    for page in DETECTOR_PAGES:
+        parts = re.split(r"^##? .*\(`([\w-]+)`, `(\w+)`\)$", text_of(page), flags=re.MULTILINE)
+        for name, class_, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            assert name not in found
+            assert DETECTORS[name].__name__ == class_
+            found[name] = page, text
+    return found
 
 
-@pytest.mark.parametrize("page", DETECTOR_PAGES, ids=lambda page: page.stem)
-def test_the_page_of_a_detector_has_its_parts_and_settings_that_work(page: Path) -> None:
-    text, kind = text_of(page), DETECTORS[page.stem]
-    assert f"(`{page.stem}`, `{kind.__name__}`)" in text.splitlines()[0]
-    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
-    parts = ["What it is", "Equations", "When to use it", "Measured", "How to replicate"]
-    assert [heading for heading in headings if heading in parts] == parts
-    for settings in re.findall(r"dict\((.*?)\)", text):
-        chosen = dict(pair.split("=") for pair in settings.split(", ") if pair)
-        kind(**{key: json.loads(value) for key, value in chosen.items()}).check_parameters()
+def test_every_detector_has_a_section_and_a_row_that_leads_to_it() -> None:
+    assert detector_sections().keys() == DETECTORS.keys()
+    page = text_of(DOCS / "which-detector.md")
+    for name, (path, _) in detector_sections().items():
+        link = rf"\[`{name}`\]\({path.relative_to(DOCS)}(#[\w-]+)?\)"
+        assert re.search(rf"^\| {link} \| `{DETECTORS[name].__name__}` \|", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_section_of_a_detector_has_its_parts(name: str) -> None:
+    page, text = detector_sections()[name]
+    of_section = re.findall(r"^###? (.*)", text, re.MULTILINE)
+    assert [part for part in of_section if part in ("Equations", "When to use it")] == [
+        "Equations",
+        "When to use it",
+    ]
+    of_page = re.findall(r"^## (.*)", text_of(page), re.MULTILINE)
+    assert {"Measured", "How to replicate"} <= set(of_page)
+
+
+def test_the_settings_of_figures_work() -> None:
+    page = text_of(DOCS / "detectors" / "published.md")
+    rows = re.findall(r"^\| `(\w+)` \| `dict\((.*?)\)` \|", page, re.MULTILINE)
+    assert len(rows) == 6
+    for name, settings in rows:
+        chosen = dict(pair.split("=") for pair in settings.split(", "))
+        parameters = {key: json.loads(value) for key, value in chosen.items()}
+        DETECTORS[name](**parameters).check_parameters()
 
 
 def by_seed(name: str, detector: str) -> dict[int, dict[int, float]]:
@@ -414,12 +448,14 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("detector", ["pixel-pca", "pixel-knn", "pixel-iforest"])
-def test_the_figures_of_the_pixel_baselines_are_those_of_the_rows(detector: str) -> None:
-    text = text_of(DOCS / "detectors" / f"{detector}.md")
+def test_the_figures_of_the_pixel_baselines_are_those_of_the_rows() -> None:
+    text = text_of(DOCS / "detectors" / "pixels.md")
     for label, name in SETS.items():
-        found = aurocs(f"pixels-{name}.jsonl", detector)
-        assert f"| {label} | {mean(found):.1f} | {min(found):.1f} | {max(found):.1f} |" in text
+        of_detectors = []
+        for detector in ("pixel-pca", "pixel-knn", "pixel-iforest"):
+            found = aurocs(f"pixels-{name}.jsonl", detector)
+            of_detectors.append(f"{mean(found):.1f} ({min(found):.1f} to {max(found):.1f})")
+        assert f"| {label} | {' | '.join(of_detectors)} |" in text
 
 
 def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
@@ -434,6 +470,27 @@ def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
         assert row in page
         start = re.escape(f"| {label} | {told} | ")
         assert re.search(rf"{start}[\d.]+ \| {paper:.1f} \|", front)
+
+
+def test_the_figures_that_the_front_page_begins_with_are_those_of_the_rows() -> None:
+    front = text_of(ROOT / "README.md")
+    for label, name in (("CIFAR-10 (JPEG copy)", "cifar10"), ("MNIST", "mnist")):
+        figures = " | ".join(
+            f"{mean(aurocs(f'{file}-{name}.jsonl', detector)):.1f} (`{detector}`)"
+            for file, detector in (
+                ("adcgan-ss", "adcgan-ss"),
+                ("pretrained-knn", "pretrained-knn"),
+                ("pixels", "pixel-knn"),
+            )
+        )
+        assert f"| {label}, one class normal | {figures} |" in front
+    tiles: dict[str, list[float]] = {}
+    for line in (ROOT / "results" / "small" / "magnetic-tile.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        tiles.setdefault(row["detector"], []).append(100 * row["auroc"])
+    chosen = ("adcgan-local", "pretrained-patch", "patch-pca")
+    figures = " | ".join(f"{mean(tiles[detector]):.1f} (`{detector}`)" for detector in chosen)
+    assert f"| magnetic tiles, small defects | {figures} |" in front
 
 
 def test_the_figures_of_adcgan_ss_with_nine_classes_normal_are_those_of_the_rows() -> None:
@@ -466,7 +523,7 @@ def test_the_figures_of_comparisons_are_those_of_the_rows() -> None:
 
 
 def test_the_figures_of_pretrained_knn_are_those_of_the_rows() -> None:
-    page, front = text_of(DOCS / "detectors" / "pretrained-knn.md"), text_of(ROOT / "README.md")
+    page, front = text_of(DOCS / "detectors" / "pretrained.md"), text_of(ROOT / "README.md")
     for label, name in SETS.items():
         found = aurocs(f"pretrained-knn-{name}.jsonl", "pretrained-knn")
         assert f"| {label} | {mean(found):.1f} | {spaced(found)} |" in page
@@ -531,6 +588,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def test_the_site_has_thirty_pages_at_most_with_every_page_of_docs_among_them() -> None:
+    named = re.findall(r"^ +- .*: (\S+\.md)$", text_of(ROOT / "mkdocs.yml"), re.MULTILINE)
+    assert {str(page.relative_to(DOCS)) for page in DOCS.glob("**/*.md")} < set(named)
+    assert len(named) <= 30
 
 
 @pytest.mark.docs
