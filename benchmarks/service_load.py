@@ -48,7 +48,12 @@ def service(model: str, *options: str):
         yield process, port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            # Its exit code then tells.
+            process.kill()
+            process.wait()
 
 
 async def warm(port: int) -> None:
