@@ -176,6 +176,20 @@ def test_a_cache_without_room_is_a_warning_and_is_left_empty(
         assert list(disk.folder.iterdir()) == []
 
 
+def test_preparing_a_cache_that_cannot_be_written_fails(
+    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADCGAN_CACHE", str(disk.folder))
+    for options, reason in (("size=16k", "No space left on device"), ("ro", "Read-only file")):
+        assert disk.mount(f"remount,{options}")
+        line = failed("data", "prepare", root / "train", "--image-size", 64)
+        assert line.startswith(f"error: The cache folder '{disk.folder}' cannot be written")
+        assert reason in line
+        assert list(disk.folder.iterdir()) == []
+    assert disk.mount("remount,rw,size=1m")
+    assert run("data", "prepare", root / "train", "--image-size", 64).exit_code == 0
+
+
 def test_a_folder_for_temporary_files_without_room_is_named(
     root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

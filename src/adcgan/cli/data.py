@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,10 @@ import typer
 from adcgan.cli import options
 from adcgan.cli.inputs import load_path, refuse_skipped
 from adcgan.cli.terminal import print_json, print_table, say
+from adcgan.errors import StorageError
 
 if TYPE_CHECKING:
-    from adcgan.data import Listing
+    from adcgan.data import ImageSet, Listing
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -103,19 +105,16 @@ def prepare(
     Of a folder with train/good/ and test/ in it, or of several such folders, the training and the
     test images are decoded, and the masks left out.
     """
-    from adcgan.data import DATASETS, load_named
-    from adcgan.data.layouts import part_listings
+    from adcgan.data.cache import CacheWarning
     from adcgan.report.wording import counted, printable
 
-    if data in DATASETS:
-        sets = [load_named(data, split, image_size=image_size) for split in ("train", "test")]
-        for images in sets:
-            refuse_skipped(images, strict)
-    else:
-        parts: list[str | Listing] = [*part_listings(data)] or [data]
-        sets = [
-            load_path(part, image_size=image_size, resize=resize, strict=strict) for part in parts
-        ]
+    try:
+        with warnings.catch_warnings():
+            # Elsewhere the images can be used all the same.
+            warnings.simplefilter("error", CacheWarning)
+            sets = _loaded(data, image_size, resize, strict)
+    except CacheWarning as warning:
+        raise StorageError(str(warning)) from None
     result = [
         {
             "data": images.source,
@@ -136,3 +135,17 @@ def prepare(
         )
         for item in images.skipped:
             say(f"skipped {printable(item.name)}: {printable(item.error)}")
+
+
+def _loaded(data: str, image_size: int | None, resize: str, strict: bool) -> list[ImageSet]:
+    """Return the parts of a folder or a named set."""
+    from adcgan.data import DATASETS, load_named
+    from adcgan.data.layouts import part_listings
+
+    if data in DATASETS:
+        sets = [load_named(data, split, image_size=image_size) for split in ("train", "test")]
+        for images in sets:
+            refuse_skipped(images, strict)
+        return sets
+    parts: list[str | Listing] = [*part_listings(data)] or [data]
+    return [load_path(part, image_size=image_size, resize=resize, strict=strict) for part in parts]

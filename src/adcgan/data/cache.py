@@ -34,6 +34,10 @@ _BLOCK = 1 << 20
 _STALE_SECONDS = 24 * 3600
 
 
+class CacheWarning(UserWarning):
+    """Decoded images are not kept, and the message says why."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decoded:
     """Pixels of the readable inputs, and an account of the others.
@@ -160,6 +164,7 @@ def usable_cache() -> Path | None:
         warnings.warn(
             "There is no home folder for a cache: decoded images are not kept. Set $ADCGAN_CACHE "
             "to a folder.",
+            CacheWarning,
             stacklevel=2,
         )
         return None
@@ -179,6 +184,7 @@ def warn_of_cache(folder: Path, error: OSError) -> None:
     warnings.warn(
         f"The cache folder {str(folder)!r} cannot be written ({error.strerror}): decoded images "
         "are not kept. Set $ADCGAN_CACHE to a folder that can.",
+        CacheWarning,
         stacklevel=3,
     )
 

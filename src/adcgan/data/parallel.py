@@ -99,9 +99,9 @@ def decode_all(
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
             # What cannot be read is in `skipped`, so this is the cache, which can be done without.
-            warn_of_cache(folder, error)
             with suppress(OSError):
                 discard(key)
+            warn_of_cache(folder, error)
     # What keeps its size may be of any: it goes to a file.
     side = target.size
     most = None if target.resize == "keep" or side is None else len(names) * 3 * side**2
