@@ -356,7 +356,7 @@ def test_a_name_that_is_no_utf8_comes_back_with_escapes(site, picture):
             b"--B\r\n\r\nhello\r\n--B--\r\n",
             "multipart/form-data; boundary=B",
             400,
-            "'' has no file",
+            'not well-formed: The Content-Disposition header field "name" must be provided',
         ),
         (
             b"--B\r\nX: " + b"y" * 9000 + b"\r\n\r\n\r\n--B--",

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-# Of one part's headers: a file name of a few thousand characters fits.
-_HEADER_BYTES = 8192
 # The standard has 70.
 _BOUNDARY_BYTES = 200
 _NO_FILE = "The request holds no file"
@@ -83,26 +78,27 @@ def _check_length(request: Request, limit: int, what: str, option: str) -> None:
         raise _too_large(what, limit, option)
 
 
-async def _pieces(request: Request, limit: int, refusal: RefusalError) -> AsyncIterator[bytes]:
+async def _pieces(
+    request: Request, limit: int, refusal: RefusalError, hold: Hold
+) -> AsyncGenerator[bytes, None]:
     """Yield the body piece by piece up to `limit` bytes; `ClientDisconnect` if it breaks off."""
     total = 0
     async for piece in request.stream():
         total += len(piece)
         if total > limit:
             raise refusal
+        hold.grow(len(piece))
         yield piece
 
 
 async def _read_raw(request: Request, limits: Limits, hold: Hold) -> bytes:
     """Read a body that is one image."""
-    data = bytearray()
     refusal = _too_large("The image", limits.file_bytes, "--max-file-mb")
-    async for piece in _pieces(request, limits.file_bytes, refusal):
-        hold.grow(len(piece))
-        data += piece
+    pieces = _pieces(request, limits.file_bytes, refusal, hold)
+    data = b"".join([piece async for piece in pieces])
     if not data:
         raise RefusalError(400, f"{_NO_FILE}: its body is empty")
-    return bytes(data)
+    return data
 
 
 async def _read_form(request: Request, boundary: bytes, limits: Limits, hold: Hold) -> list[Upload]:
@@ -111,92 +107,76 @@ async def _read_form(request: Request, boundary: bytes, limits: Limits, hold: Ho
         raise RefusalError(
             400, f"The Content-Type must name a boundary of 1 to {_BOUNDARY_BYTES} bytes"
         )
-    form = _Form(limits, hold)
     refusal = _too_large("The request", limits.request_bytes, "--max-request-mb")
+    pieces = _pieces(request, limits.request_bytes, refusal, hold)
     try:
-        parser = MultipartParser(boundary, form.callbacks())
-        async for piece in _pieces(request, limits.request_bytes, refusal):
-            parser.write(piece)
-    except FormParserError as error:
-        raise RefusalError(400, f"The multipart body is not well-formed: {error}") from None
-    if not form.ended:
-        raise RefusalError(400, "The multipart body breaks off before its last boundary")
-    if not form.uploads:
+        form = await _Form(boundary, pieces, limits.max_files, limits.request_bytes).parse()
+    except MultiPartException as error:
+        raise RefusalError(
+            400, f"The multipart body is not well-formed: {error.__cause__ or error.message}"
+        ) from None
+    try:
+        uploads = [await _upload(name, part, limits) for name, part in form.multi_items()]
+    finally:
+        await form.close()
+    if not uploads:
         raise RefusalError(400, _NO_FILE)
-    return form.uploads
+    return uploads
 
 
-@dataclass
-class _Form:
-    """Collects the files of a form while the parser goes through it."""
+class _Form(MultiPartParser):
+    """Starlette's parser, which keeps all in memory, counts parts and wants the last boundary."""
 
-    limits: Limits
-    hold: Hold
-    uploads: list[Upload] = field(default_factory=list)
-    ended: bool = False
+    def __init__(
+        self, boundary: bytes, pieces: AsyncGenerator[bytes, None], max_parts: int, size: int
+    ) -> None:
+        # Names are read as Latin-1, which any bytes are, whatever character set is announced.
+        kind = b'multipart/form-data; charset=latin-1; boundary="%s"' % boundary
+        super().__init__(
+            Headers(raw=[(b"content-type", kind)]),
+            self._whole(pieces),
+            max_files=max_parts,
+            max_fields=max_parts,
+        )
+        self.spool_max_size = size
+        self._max_parts, self._n_parts, self._ended = max_parts, 0, False
 
-    def callbacks(self) -> MultipartCallbacks:
-        """Return what the parser calls."""
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._start_file,
-            "on_part_data": self._data,
-            "on_part_end": self._finish_file,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        self._header_bytes = 0
-        self._field, self._value, self._disposition = b"", b"", b""
-
-    def _count_header(self, n: int) -> None:
-        self._header_bytes += n
-        if self._header_bytes > _HEADER_BYTES:
-            raise RefusalError(400, f"The headers of a part are longer than {_HEADER_BYTES} bytes")
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
-        self._field += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        if self._field.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._field, self._value = b"", b""
-
-    def _start_file(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = _text(options.get(b"filename", b""))
-        if not name:
-            part = _text(options.get(b"name", b""))[:100]
-            raise RefusalError(400, f"Every part must be a file. {part!r} has no file name")
-        if len(self.uploads) == self.limits.max_files:
+    def on_part_begin(self) -> None:
+        """See `MultiPartParser`."""
+        super().on_part_begin()
+        self._n_parts += 1
+        if self._n_parts > self._max_parts:
             raise RefusalError(
-                413, f"The request has more than {self.limits.max_files} files (--max-files)"
+                413, f"The request has more than {self._max_parts} files (--max-files)"
             )
-        self._name, self._file = name, bytearray()
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if len(self._file) + end - start > self.limits.file_bytes:
-            what = f"The file {self._name[:200]!r}"
-            raise _too_large(what, self.limits.file_bytes, "--max-file-mb")
-        self.hold.grow(end - start)
-        self._file += data[start:end]
+    def on_end(self) -> None:
+        """See `MultiPartParser`."""
+        self._ended = True
 
-    def _finish_file(self) -> None:
-        self.uploads.append(Upload(self._name, bytes(self._file)))
-        self._file = bytearray()
-
-    def _end(self) -> None:
-        self.ended = True
+    async def _whole(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces, and refuse them if the last boundary is not among them."""
+        async for piece in pieces:
+            yield piece
+        if not self._ended:
+            raise RefusalError(400, "The multipart body breaks off before its last boundary")
 
 
-def _text(name: bytes) -> str:
-    """Decode a name; bytes that are no UTF-8 become escapes."""
-    return name.decode("utf-8", "backslashreplace")
+async def _upload(field: str, part: UploadFile | str, limits: Limits) -> Upload:
+    """Return the file that a part of a form is."""
+    name = _text(part.filename or "") if isinstance(part, UploadFile) else ""
+    if not name or isinstance(part, str):
+        raise RefusalError(
+            400, f"Every part must be a file. {_text(field)[:100]!r} has no file name"
+        )
+    if (part.size or 0) > limits.file_bytes:
+        raise _too_large(f"The file {name[:200]!r}", limits.file_bytes, "--max-file-mb")
+    data = await part.read()
+    # Now, so that no more than one file is there twice.
+    await part.close()
+    return Upload(name, data)
+
+
+def _text(name: str) -> str:
+    """Decode a name that was read as Latin-1; bytes that are no UTF-8 become escapes."""
+    return name.encode("latin-1").decode("utf-8", "backslashreplace")
