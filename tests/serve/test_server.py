@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -128,6 +130,43 @@ def test_an_image_with_too_many_pixels_is_not_decoded(small, picture):
     )
     assert rows[1]["score"] == 5
     assert "exceed the limit" in refusal(small.post(content=bomb, headers=IMAGE), 422)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS"])
+def test_an_icon_with_more_inside_than_outside_is_not_decoded(small, picture, kind):
+    inside = picture(5, side=512)
+    if kind == "ICO":
+        head = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22)
+    else:
+        sizes = len(inside) + 16, len(inside) + 8
+        head = struct.pack(">4sI4sI", b"icns", sizes[0], b"icp4", sizes[1])
+    answer = small.post(content=head + inside, headers=IMAGE)
+    assert "512×512 pixels exceed the limit" in refusal(answer, 422)
+
+
+def test_an_image_that_is_gone_over_a_thousand_times_is_not_decoded(small, picture):
+    scans = b"\xff\xda" * 1001
+    answer = small.post(content=picture(5, kind="JPEG") + scans, headers=IMAGE)
+    assert "more than 1000 scans" in refusal(answer, 422)
+
+
+def test_nothing_that_was_sent_is_written_to_a_disk(scorer, serve, picture, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    padded = picture(5) + bytes(3 * MB)
+    with serve(scorer) as site:
+        assert site.post(files=form(("a.png", padded))).status_code == 200
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "zlib", "utf-16"])
+def test_a_form_is_read_alike_in_any_character_set(small, picture, charset):
+    body = (
+        b'--B\r\nContent-Disposition: form-data; name=f; filename="\xc3\xa4"\r\n\r\n'
+        + picture(5)
+        + b"\r\n--B--"
+    )
+    kind = f"multipart/form-data; charset={charset}; boundary=B"
+    answer = small.post(content=body, headers={"Content-Type": kind})
+    assert [row["name"] for row in answer.json()["images"]] == ["ä"]
 
 
 # -- room ------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,13 @@ from adcgan.data.ragged import gathered
 from adcgan.scoring import Scorer, smallest_budget
 from adcgan.scoring.regions import Region, regions
 
+# A JPEG file may go over all of its pixels any number of times, in 40 bytes each. Encoders do ten;
+# bytes that are random, and as many as a file may have, look like 300.
+_SCAN, _MOST_SCANS = b"\xff\xda", 1000
+# The width and height of a PNG or JPEG 2000 image inside an icon, which Pillow decodes however
+# small the icon says it is.
+_ICONS = (b"\0\0\1\0", b"icns")
+_INSIDE = re.compile(rb"(?:IHDR|\xff\x4f\xff\x51.{4})(.{4})(.{4})", re.DOTALL)
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}
 
 
@@ -101,14 +109,14 @@ class ServedModel:
         """Return the pixels of an image file, or in one line why there are none."""
         try:
             with quiet_pillow():
-                # The head alone is read here; a file of few bytes can claim any size.
-                with Image.open(io.BytesIO(data)) as image:
-                    width, height = image.size
-                if width * height > self._max_pixels:
-                    return (
-                        f"{width}×{height} pixels exceed the limit of "
-                        f"{self._max_pixels / 1e6:g} megapixels (--max-megapixels)"
-                    )
+                for width, height in _claimed_sizes(data):
+                    if width * height > self._max_pixels:
+                        return (
+                            f"{width}×{height} pixels exceed the limit of "
+                            f"{self._max_pixels / 1e6:g} megapixels (--max-megapixels)"
+                        )
+                if data.count(_SCAN) > _MOST_SCANS:
+                    return f"more than {_MOST_SCANS} scans"
                 pixels, size = decode_photograph(io.BytesIO(data), self._target)
                 return Decoded(pixels, *size)
         except Exception as error:
@@ -171,6 +179,18 @@ class ServedModel:
             "versions": _versions(),
             "card": None if card is None else asdict(card),
         }
+
+
+def _claimed_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the width and height of an image and of those inside it; no pixel is decoded for it.
+
+    A file of few bytes can claim any size.
+    """
+    if data.startswith(_ICONS):
+        for found in _INSIDE.finditer(data):
+            yield int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")
+    with Image.open(io.BytesIO(data)) as image:
+        yield image.size
 
 
 def _versions() -> dict[str, str]:

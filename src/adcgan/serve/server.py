@@ -152,7 +152,11 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """A connection that cannot be held open by doing nothing."""
+    """A connection that cannot be held open by doing nothing.
+
+    No setting of uvicorn gives a head its time or refuses a connection that sends none:
+    ``results/notes/decisions.md`` says what gets through without this class.
+    """
 
     def __init__(self, limits: Limits, **arguments: Any) -> None:
         super().__init__(**arguments)
