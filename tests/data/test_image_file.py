@@ -254,6 +254,17 @@ def test_no_external_program_is_started_for_eps(tmp_path: Path) -> None:
         decode_file(str(tmp_path / "x.eps"), Target(SIZE))
 
 
+def test_no_external_program_is_started_for_eps_inside_another_file() -> None:
+    eps = saved(Image.new("L", (20, 20)), "EPS").getvalue()
+    side = (20).to_bytes(4, "big")
+    # An IPTC file of one layer, compressed as JPEG, which Pillow does not check.
+    fields = {60: b"\1\0", 20: side, 30: side, 120: b"\5"}
+    head = b"".join(bytes([28, 3, i, 0, len(data)]) + data for i, data in fields.items())
+    file = BytesIO(head + bytes([28, 8, 10]) + len(eps).to_bytes(2, "big") + eps)
+    with pytest.raises(OSError, match="cannot identify"):
+        decode_file(file, Target(SIZE))
+
+
 def test_quiet_pillow_restores_the_warning_filters() -> None:
     before = list(warnings.filters)
     with quiet_pillow():

@@ -141,7 +141,7 @@ def test_an_icon_with_more_inside_than_outside_is_not_decoded(small, picture, ki
         sizes = len(inside) + 16, len(inside) + 8
         head = struct.pack(">4sI4sI", b"icns", sizes[0], b"icp4", sizes[1])
     answer = small.post(content=head + inside, headers=IMAGE)
-    assert "512×512 pixels exceed the limit" in refusal(answer, 422)
+    assert "its pixels exceed the limit of 0.01 megapixels" in refusal(answer, 422)
 
 
 def test_an_image_that_is_gone_over_a_thousand_times_is_not_decoded(small, picture):

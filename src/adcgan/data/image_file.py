@@ -139,7 +139,7 @@ def decode_photograph(
     file: str | IO[bytes], target: Target
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return what `decode_file` does, and the upright width and height that the file holds."""
-    with Image.open(file, formats=_formats()) as image:
+    with Image.open(file, formats=formats()) as image:
         _refuse_bomb(image)
         stored = image.size
         _draft(image, target)
@@ -206,7 +206,7 @@ def open_upright(path: str) -> Iterator[Image.Image]:
     Exception
         Whatever makes it unreadable; `reason` turns it into one line.
     """
-    with Image.open(path, formats=_formats()) as image:
+    with Image.open(path, formats=formats()) as image:
         _refuse_bomb(image)
         image.load()
         yield upright(image)
@@ -217,7 +217,7 @@ def upright_size(path: str) -> tuple[int, int]:
 
     Pixels are decoded only where the file has an orientation other than upright.
     """
-    with Image.open(path, formats=_formats()) as image:
+    with Image.open(path, formats=formats()) as image:
         _refuse_bomb(image)
         try:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
@@ -278,10 +278,13 @@ def quiet_pillow() -> Iterator[None]:
 
 
 @cache
-def _formats() -> list[str]:
-    """Every format that Pillow reads by itself: EPS would start an external program."""
+def formats() -> list[str]:
+    """Return every format that Pillow reads by itself.
+
+    EPS would start an external program, and IPTC holds an image of any format, EPS included.
+    """
     Image.init()
-    return [name for name in Image.ID if name != "EPS"]
+    return [name for name in Image.ID if name not in {"EPS", "IPTC"}]
 
 
 def _refuse_bomb(image: Image.Image) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -14,19 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import adcgan
-from adcgan.data.image_file import decode_photograph, quiet_pillow, reason
+from adcgan.data.image_file import decode_photograph, formats, quiet_pillow, reason
 from adcgan.data.masks import photograph_map
 from adcgan.data.ragged import gathered
 from adcgan.scoring import Scorer, smallest_budget
 from adcgan.scoring.regions import Region, regions
 
 # A JPEG file may go over all of its pixels any number of times, in 40 bytes each. Encoders do ten;
-# bytes that are random, and as many as a file may have, look like 300.
+# 20 MB of random bytes look like 300. Each strip of a TIFF file has its own, which libtiff counts.
 _SCAN, _MOST_SCANS = b"\xff\xda", 1000
-# The width and height of a PNG or JPEG 2000 image inside an icon, which Pillow decodes however
-# small the icon says it is.
-_ICONS = (b"\0\0\1\0", b"icns")
-_INSIDE = re.compile(rb"(?:IHDR|\xff\x4f\xff\x51.{4})(.{4})(.{4})", re.DOTALL)
+_TIFF = (b"II", b"MM")
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}
 
 
@@ -94,6 +90,7 @@ class ServedModel:
         self.components: list[str] = []
         self._target = scorer.target_
         self._max_pixels = max_pixels
+        self._limit = f"the limit of {max_pixels / 1e6:g} megapixels (--max-megapixels)"
 
     def warm_up(self, batch: int) -> None:
         """Score black images, one and `batch` of them, so that nobody waits for a first time."""
@@ -109,16 +106,17 @@ class ServedModel:
         """Return the pixels of an image file, or in one line why there are none."""
         try:
             with quiet_pillow():
-                for width, height in _claimed_sizes(data):
-                    if width * height > self._max_pixels:
-                        return (
-                            f"{width}×{height} pixels exceed the limit of "
-                            f"{self._max_pixels / 1e6:g} megapixels (--max-megapixels)"
-                        )
-                if data.count(_SCAN) > _MOST_SCANS:
+                # The head alone is read here; a file of few bytes can claim any size.
+                with Image.open(io.BytesIO(data), formats=formats()) as image:
+                    width, height = image.size
+                if width * height > self._max_pixels:
+                    return f"{width}×{height} pixels exceed {self._limit}"
+                if data.count(_SCAN) > _MOST_SCANS and not data.startswith(_TIFF):
                     return f"more than {_MOST_SCANS} scans"
                 pixels, size = decode_photograph(io.BytesIO(data), self._target)
                 return Decoded(pixels, *size)
+        except Image.DecompressionBombError:
+            return f"its pixels exceed {self._limit}"
         except Exception as error:
             # Broken files make decoders raise almost anything; each becomes a row, not a crash.
             return reason(error)
@@ -179,18 +177,6 @@ class ServedModel:
             "versions": _versions(),
             "card": None if card is None else asdict(card),
         }
-
-
-def _claimed_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the width and height of an image and of those inside it; no pixel is decoded for it.
-
-    A file of few bytes can claim any size.
-    """
-    if data.startswith(_ICONS):
-        for found in _INSIDE.finditer(data):
-            yield int.from_bytes(found[1], "big"), int.from_bytes(found[2], "big")
-    with Image.open(io.BytesIO(data)) as image:
-        yield image.size
 
 
 def _versions() -> dict[str, str]:

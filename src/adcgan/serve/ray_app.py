@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 import adcgan
 from adcgan.errors import InputError, MissingExtraError
 from adcgan.serve.app import create_app
@@ -88,5 +90,7 @@ class _Replica:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None:
             path, limits, api_key = self._settings
+            # As in `server.run`.
+            Image.MAX_IMAGE_PIXELS = limits.pixels
             self._app = create_app(adcgan.load(path), limits, api_key=api_key)
         await self._app(scope, receive, send)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from PIL import Image
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adcgan.errors import InputError
@@ -77,6 +78,8 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted by then is answered.
 
+    Meanwhile Pillow's own limit of pixels is that of the service, in the whole process.
+
     Parameters
     ----------
     app : Guard
@@ -100,7 +103,12 @@ def run(
     # They would print a line for each malformed request; the counters have them.
     for name in ("uvicorn.error", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    _Server(_config(app, limits), app, on_ready).run(sockets=[bound])
+    # Pillow looks at it where one image is inside another, as in icons.
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.pixels
+    try:
+        _Server(_config(app, limits), app, on_ready).run(sockets=[bound])
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _config(app: Guard, limits: Limits) -> uvicorn.Config:
