@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adcgan.data.transformations import (
     TURNS,
@@ -9,7 +13,8 @@ from adcgan.data.transformations import (
     WITH_MIRRORING,
     Task,
     Transformation,
-    other_view,
+    Transformer,
+    asked_together,
 )
 from adcgan.networks import SelfSupervisedCritic
 from adcgan.networks.residual import WideBlock
@@ -46,25 +51,87 @@ def test_mirroring_comes_before_the_shift_and_the_shift_before_the_turn() -> Non
     assert torch.equal(Transformation(1, 1, 2, 1)(x, 1 / 4), torch.rot90(shifted, 1, (2, 3)))
 
 
-def test_another_view_is_shifted_a_little_and_in_other_light() -> None:
+TASKS = [TURNS_AND_SHIFTS, WITH_MIRRORING, asked_together(WITH_MIRRORING)]
+
+
+def transformer(task: Task, alike: int) -> Transformer:
+    return Transformer(task, 16, 1 / 4, alike, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("alike", [1, 16])
+@pytest.mark.parametrize("task", TASKS, ids=["without mirroring", "with mirroring", "together"])
+def test_a_transformation_and_its_answer_belong_together(task: Task, alike: int) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(141, 2, 16, 16)
+    changed, truth = transformer(task, alike)(x)
+    assert truth.shape == (len(x), len(task.answers))
+    for image, original, answer in zip(changed, x, truth.tolist(), strict=True):
+        done = task.transformations[answer[0]] if task.together else Transformation(*answer)
+        assert torch.equal(image, done(original[None], 1 / 4)[0])
+        assert task.truth([done]).tolist() == [answer]
+    rows = [truth[i : i + alike].unique(dim=0) for i in range(0, len(x), alike)]
+    assert all(len(row) == 1 for row in rows)
+    assert len(torch.cat(rows).unique(dim=0)) > min(len(rows), 18) / 2
+
+
+def test_every_transformation_is_drawn_equally_often() -> None:
+    torch.manual_seed(0)
+    task = asked_together(WITH_MIRRORING)
+    assert len(set(task.transformations)) == task.answers[0] == 72
+    _, truth = transformer(task, 1)(torch.rand(72 * 200, 1, 16, 16))
+    counts = truth.flatten().bincount(minlength=72).float()
+    assert ((counts - 200).square() / 200).sum() < 125  # χ² with 71 degrees of freedom, 1e-4
+
+
+class NothingRead(TorchDispatchMode):
+    """Refuses operations that make the host wait for the device, and counts the others."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        )
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_is_drawn_is_never_read_and_a_batch_takes_as_many_operations_as_an_image() -> None:
+    transform = transformer(WITH_MIRRORING, 1)
+    counts = []
+    for n in (1, 64):
+        make: Callable[[], NothingRead] = NothingRead
+        with make() as counting:
+            transform.in_two_views(torch.rand(n, 3, 16, 16))
+        counts.append(counting.count)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("alike", [1, 16])
+def test_another_view_is_shifted_a_little_and_in_other_light(alike: int) -> None:
     torch.manual_seed(0)
     x = 0.4 + 0.2 * torch.rand(1, 3, 16, 16).repeat(50, 1, 1, 1)
-    view = other_view(x)
+    both, truth = transformer(TURNS_AND_SHIFTS, alike).in_two_views(x)
+    turned, view = both.chunk(2)
+    assert torch.equal(*truth.chunk(2))
     assert view.shape == x.shape
     assert view.min() >= 0
     assert view.max() <= 1
     shifts = [(right, down) for right in range(-2, 3) for down in range(-2, 3)]
-    inner = view[0, :, 4:-4, 4:-4].flatten()
-    fits = [
-        torch.corrcoef(
-            torch.stack([inner, x[0].roll((down, right), (1, 2))[:, 4:-4, 4:-4].flatten()])
-        )
-        for right, down in shifts
-    ]
-    assert max(float(fit[0, 1]) for fit in fits) == pytest.approx(1, abs=1e-4)
-    brightness = view.mean((1, 2, 3))
-    assert 0.02 < brightness.std() < 0.2
-    assert {float(other_view(x).sum()) for _ in range(3)} != {float(view.sum())}
+    found = set()
+    for one, other in zip(turned[:20], view[:20], strict=True):
+        inner = other[:, 4:-4, 4:-4].flatten()
+        fits = [
+            torch.corrcoef(
+                torch.stack([inner, one.roll((down, right), (1, 2))[:, 4:-4, 4:-4].flatten()])
+            )[0, 1]
+            for right, down in shifts
+        ]
+        assert max(map(float, fits)) == pytest.approx(1, abs=1e-4)
+        found.add(shifts[int(torch.stack(fits).argmax())])
+    assert (len(found) == 1) == (alike > 1)
+    assert 0.02 < view.mean((1, 2, 3)).std() < 0.2
 
 
 @pytest.mark.parametrize("task", [TURNS_AND_SHIFTS, WITH_MIRRORING])

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from adcgan import load, load_named
 from adcgan.benchmark.metrics import auroc
-from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING, Task, Transformation
+from adcgan.data.transformations import TURNS_AND_SHIFTS
 from adcgan.detectors import SelfSupervisedADCGAN
-from adcgan.detectors.selfsupervised import ALIKE, COMPONENTS, WEIGHED, informed, transformed
+from adcgan.detectors.selfsupervised import COMPONENTS, WEIGHED, informed
 from adcgan.training.optimizers import Optimizers
 
 QUICK: dict[str, Any] = {"width": 0.125, "batch_size": 64, "fpr": 0.5, "device": "cpu"}
@@ -106,18 +106,6 @@ def test_two_views_of_half_as_many_images_are_told_from_others() -> None:
     # Of 32 images in two views; a guess among 63 others costs their logarithm.
     assert losses[-1] < losses[0] < 0.3 * math.log(63)
     assert np.isfinite(detector.decision_function(images[:5])).all()
-
-
-@pytest.mark.parametrize("task", [TURNS_AND_SHIFTS, WITH_MIRRORING])
-def test_a_transformation_and_its_answer_belong_together(task: Task) -> None:
-    torch.manual_seed(0)
-    x = torch.rand(9 * ALIKE - 3, 1, 16, 16)
-    changed, truth = transformed(x, 1 / 8, task.answers)
-    assert changed.shape == x.shape
-    assert truth.shape == (len(x), len(task.answers))
-    for image, original, answer in zip(changed, x, truth.tolist(), strict=True):
-        assert torch.equal(image, Transformation(*answer)(original[None], 1 / 8)[0])
-    assert len({tuple(answer) for answer in truth.tolist()}) > 1
 
 
 def test_questions_count_that_are_answered_better_than_by_a_guess() -> None:

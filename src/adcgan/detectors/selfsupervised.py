@@ -11,7 +11,6 @@ Framework for Contrastive Learning of Visual Representations", 2020).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 
 from adcgan.data.prepare import Split
 from adcgan.data.ragged import Images
-from adcgan.data.transformations import TURNS, Task, Transformation, other_view
+from adcgan.data.transformations import TURNS, Task, Transformation, Transformer
 from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
 from adcgan.detectors.density import (
@@ -228,11 +227,11 @@ class SelfSupervisedModel(Model):
     def forward(self, x: Tensor) -> Scored[Tensor]:
         """Return the components, the map and G(E(x)) of images (B, C, H, W) in [0, 1]."""
         parts: dict[str, list[Tensor]] = {name: [] for name in WEIGHED}
-        answers, scored = self.critic.task
-        for t in scored:
+        task = self.critic.task
+        for t in task.scored:
             features = self._features(t, x)
-            truth = _truth([t], answers).to(x.device).expand(x.shape[0], -1)
-            losses = answer_losses(self.critic.answers(features), truth, answers)
+            truth = task.truth([t]).to(x.device).expand(x.shape[0], -1)
+            losses = answer_losses(self.critic.answers(features), truth, task.answers)
             parts["recognition"].append((losses * self.informed).sum(1))
             if t in TURNS:
                 direction, reference = _direction(features), self.reference[t.turns]
@@ -311,12 +310,12 @@ class SelfSupervisedModel(Model):
 
     def _right(self, x: Tensor) -> Tensor:
         """Return which answers are right: bool (B, S, Q) for images and the S scored t."""
-        answers, scored = self.critic.task
-        logits = torch.stack([self.critic.answers(self._features(t, x)) for t in scored], 1)
+        task = self.critic.task
+        logits = torch.stack([self.critic.answers(self._features(t, x)) for t in task.scored], 1)
         given = torch.stack(
-            [part.argmax(2) for part in torch.split(logits, list(answers), dim=2)], 2
+            [part.argmax(2) for part in torch.split(logits, list(task.answers), dim=2)], 2
         )
-        return given == _truth(scored, answers).to(x.device)
+        return given == task.truth(task.scored).to(x.device)
 
 
 class _Steps:
@@ -332,6 +331,8 @@ class _Steps:
         self.optimizers, self.update = optimizers, optimizers.update
         self.weight = {**model.chosen, "transformation": model.settings.transformation}
         self.shift, self.critic_steps = model.chosen["shift"], int(model.chosen["critic_steps"])
+        where = optimizers.accelerator.device
+        self.transformer = Transformer(model.critic.task, model.shape[1], self.shift, ALIKE, where)
         self.has_gan = self.weight["adversarial"] > 0
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
@@ -364,9 +365,8 @@ class _Steps:
         with self.critic_norms.shared():
             asked, has_views = self.critic.task.answers, self.weight["views"] > 0
             some = x[: (len(x) + 1) // 2] if has_views else x
-            turned, truth = transformed(some, self.shift, asked)
-            if has_views:
-                turned, truth = torch.cat([turned, other_view(turned)]), truth.repeat(2, 1)
+            draw = self.transformer.in_two_views if has_views else self.transformer
+            turned, truth = draw(some)
             local = self.critic.local_features(torch.cat([few, turned]))
             global_ = self.critic.last_block(local).flatten(1)
             n = len(few)
@@ -418,25 +418,6 @@ def _direction(features: Tensor) -> Tensor:
     return F.normalize(features, dim=1)
 
 
-def transformed(x: Tensor, shift: float, answers: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Transform images (B, C, H, W) at random, each `ALIKE` of them alike.
-
-    Returns them and the right answers (B, Q) to the questions with so many `answers`.
-    """
-    parts, done = [], []
-    for start in range(0, len(x), ALIKE):
-        part = x[start : start + ALIKE]
-        t = Transformation(*(int(torch.randint(n, ())) for n in answers))
-        parts.append(t(part, shift))
-        done += [t] * len(part)
-    return torch.cat(parts), _truth(done, answers).to(x.device, non_blocking=True)
-
-
-def _truth(done: Sequence[Transformation], answers: Sequence[int]) -> Tensor:
-    """Return the right answers (S, Q) to what was done, S transformations."""
-    return torch.tensor([t[: len(answers)] for t in done])
-
-
 def informed(right: Tensor, task: Task) -> Tensor:
     """Return which questions a critic answers better than by a guess: bool (Q,).
 
@@ -450,7 +431,7 @@ def informed(right: Tensor, task: Task) -> Tensor:
     task : Task
         What was asked.
     """
-    truth = _truth(task.scored, task.answers)
+    truth = task.truth(task.scored)
     found = []
     for q, n_answers in enumerate(task.answers):
         recognised = [right[:, truth[:, q] == a, q].float().mean(1) for a in range(n_answers)]
