@@ -107,7 +107,9 @@ def _train(
     recipe: Recipe, images: NDArray[np.uint8], split: Split, session: Session, statistics: str
 ) -> None:
     running = statistics == "running"
-    train(replace(recipe, scoring_pass=None) if running else recipe, images, split, session)
+    recipe = replace(recipe, scoring_pass=None) if running else recipe
+    for _ in train(recipe, images, split, session):
+        pass
 
 
 def figures(detector: ADCGAN, data: Material) -> dict[str, Any]:

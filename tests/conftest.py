@@ -39,12 +39,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     no_data = pytest.mark.skip(reason="needs the image sets in $ADCGAN_DATA")
     not_slow = pytest.mark.skip(reason="slow; run with --slow")
+    no_cuda = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
         if item.get_closest_marker("data") and not os.environ.get("ADCGAN_DATA"):
             item.add_marker(no_data)
+        if item.get_closest_marker("cuda") and not has_cuda():
+            item.add_marker(no_cuda)
         slow = item.get_closest_marker("slow") or item.get_closest_marker("matrix")
         if slow and not config.getoption("--slow"):
             item.add_marker(not_slow)
+
+
+def has_cuda() -> bool:
+    """Say whether there is a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -36,15 +36,15 @@ def figures(row):
 
 @pytest.fixture
 def fitted_on(monkeypatch):
-    """Everything that ``fit`` is given, as the cells are run."""
+    """The images that detectors are fitted on, as the cells are run."""
     seen = []
-    original = Detector.fit
+    original = Detector.fitting
 
-    def fit(self, X, y=None, **options):
-        seen.append((X, y))
-        return original(self, X, y, **options)
+    def fitting(self, X, **options):
+        seen.append(X)
+        return original(self, X, **options)
 
-    monkeypatch.setattr(Detector, "fit", fit)
+    monkeypatch.setattr(Detector, "fitting", fitting)
     return seen
 
 
@@ -156,8 +156,7 @@ def test_the_detector_of_a_cell_follows_the_protocol():
 @pytest.mark.parametrize("split", ["test", "development"])
 def test_training_sees_normal_images_only_and_no_label(fitted_on, tmp_path, scheme, split):
     run_cell(replace(PIXELS, scheme=scheme, split=split), tmp_path)
-    ((images, y),) = fitted_on
-    assert y is None
+    (images,) = fitted_on
     assert images.labels is None
     assert images.class_names is None
     train = load_named("digits", "train")
@@ -175,7 +174,7 @@ def test_no_image_is_both_trained_on_and_judged(fitted_on, monkeypatch, tmp_path
     )
     run_cell(replace(PIXELS, split=split), tmp_path)
     # The names of digits are the rows of one table that both splits are drawn from.
-    assert not set(fitted_on[0][0].names) & set(judged[0].names)
+    assert not set(fitted_on[0].names) & set(judged[0].names)
 
 
 def test_the_development_split_never_opens_the_test_images(monkeypatch, tmp_path):
@@ -196,7 +195,7 @@ def test_every_detector_trains_on_the_same_images(fitted_on, tmp_path):
         if name == "adcgan":
             cell = replace(TINY, seed=5)
         run_cell(cell, tmp_path)
-    names = [images.names for images, _ in fitted_on]
+    names = [images.names for images in fitted_on]
     assert len(names[0]) == 40
     assert names[0] == names[1] == names[2]
 
@@ -239,7 +238,7 @@ def test_what_goes_wrong_becomes_a_row_with_the_error(tmp_path, monkeypatch):
     assert too_few["auroc"] is None
     assert too_few["traceback"] is None
     assert set(too_few) == set(run_cell(PIXELS, tmp_path))
-    monkeypatch.setattr(DETECTORS["pixel-pca"], "fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(DETECTORS["pixel-pca"], "fitting", lambda *_, **__: 1 / 0)
     bug = attempt(PIXELS, tmp_path)
     assert bug["error"] == "ZeroDivisionError: division by zero"
     assert "lambda" in bug["traceback"]

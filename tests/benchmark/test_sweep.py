@@ -132,15 +132,15 @@ def test_a_failure_is_a_row_stops_nothing_and_is_tried_again(tmp_path, in_proces
     from adcgan.detectors import DETECTORS
 
     with monkeypatch.context() as patch:
-        original = DETECTORS["pixel-pca"].fit
+        original = DETECTORS["pixel-pca"].fitting
 
-        def fit(self, X, **options):
+        def fitting(self, X, **options):
             # Class 0 comes first, and alone fails.
             if len(in_process) == 1:
                 raise InputError("too dark")
             return original(self, X, **options)
 
-        patch.setattr(DETECTORS["pixel-pca"], "fit", fit)
+        patch.setattr(DETECTORS["pixel-pca"], "fitting", fitting)
         outcome = sweep(cells, tmp_path)
     assert [r["error"] for r in outcome.rows] == ["InputError: too dark", None]
     again = sweep(cells, tmp_path)
@@ -252,13 +252,15 @@ def test_cells_are_spread_over_all_gpus(monkeypatch):
     assert workers._devices("auto") == ["cuda:0", "cuda:1"]
     assert workers._devices("cuda:1") == ["cuda:1"]
     assert workers.default_workers(2) == 4
+    assert workers.default_workers(2, captured=True) == 2
 
 
 def test_more_workers_than_gpus_share_them_in_turn(tmp_path, monkeypatch):
     made = []
 
     class Worker:
-        cell = None
+        cells = ()
+        room = 1
 
         def __init__(self, circumstances, _):
             made.append(circumstances)
@@ -275,7 +277,8 @@ def test_more_workers_than_gpus_share_them_in_turn(tmp_path, monkeypatch):
     cells = [replace(PIXELS, class_=c) for c in range(5)]
     with pytest.raises(InterruptedError, match=PIXELS.key):
         next(run_local(cells, tmp_path, 5, "auto", True))
-    assert made == [(tmp_path, f"cuda:{i}", True) for i in (0, 1, 0, 1, 0)]
+    # Three processes at most share a device's memory.
+    assert made == [(tmp_path, f"cuda:{i}", True, None, 3) for i in (0, 1, 0, 1, 0)]
 
 
 # -- the command, killed -------------------------------------------------------------------------

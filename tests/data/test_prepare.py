@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from adcgan.data.prepare import DeviceImages, epoch_order, split_held_out
+from adcgan.data.prepare import DeviceImages, copy_on, epoch_order, split_held_out
 
 CPU = torch.device("cpu")
 
@@ -99,7 +100,7 @@ def test_read_only_arrays_are_used_in_silence() -> None:
     assert not images.flags.writeable
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("budget", [None, 0])
 @pytest.mark.parametrize("layout", ["first", "last"])
 def test_batches_are_the_same_on_a_gpu_with_and_without_room(
@@ -118,6 +119,20 @@ def test_batches_are_the_same_on_a_gpu_with_and_without_room(
     # CUDA may divide by multiplying with the inverse: a last-bit difference.
     np.testing.assert_allclose(together.cpu().numpy(), expected(images, order), atol=1e-7)
     assert torch.equal(together, on_device)
+
+
+def test_one_array_is_on_a_device_once_while_it_is_in_use() -> None:
+    elsewhere, images = torch.device("meta"), noise(10, 1, 16, 16)
+    first, second = DeviceImages(images, elsewhere), DeviceImages(images, elsewhere)
+    copy = copy_on(elsewhere, images)
+    assert copy is not None
+    assert first._images is second._images is copy.tensor
+    # It stays where it is when there would be no room for another.
+    assert DeviceImages(images, elsewhere, 0).resident
+    assert not DeviceImages(images.copy(), elsewhere, 0).resident
+    gone = weakref.ref(copy.tensor)
+    del first, second, copy
+    assert gone() is None
 
 
 def test_epoch_order_is_a_permutation_by_seed_and_epoch() -> None:

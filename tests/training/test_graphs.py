@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,6 @@ from adcgan.progress import Progress, silent
 from adcgan.training import graphs
 from adcgan.training.optimizers import Optimizers
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 # 200 images are 5 steps an epoch: 5 of the warm-up, 10 joint ones.
 QUICK: dict[str, Any] = {
     "width": 0.06,
@@ -98,7 +98,7 @@ class Recording(TorchDispatchMode):
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Let CPUs take the place of CUDA devices; count the captures and the replays."""
-    counted = SimpleNamespace(captures=0, replays=0, streams=[], capturing=False)
+    counted = SimpleNamespace(captures=0, replays=0, orders=[], on_stream=False, capturing=False)
     update = Optimizers.update
 
     def checked_update(self: Optimizers, name: str, losses: State) -> None:
@@ -111,14 +111,24 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             self.rng = rng
 
         @contextmanager
-        def stream(self) -> Iterator[None]:
-            counted.streams.append("in")
+        def ordered(self) -> Iterator[None]:
+            counted.orders.append("in")
             try:
                 yield
             finally:
-                counted.streams.append("out")
+                counted.orders.append("out")
+
+        @contextmanager
+        def stream(self) -> Iterator[None]:
+            assert not counted.on_stream
+            counted.on_stream = True
+            try:
+                yield
+            finally:
+                counted.on_stream = False
 
         def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            assert counted.on_stream
             counted.captures += 1
             seeds = torch.get_rng_state(), self.rng.get_state()
             counted.capturing = True
@@ -130,6 +140,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             self.rng.set_state(seeds[1])
 
             def replay() -> None:
+                assert counted.on_stream
                 counted.replays += 1
                 recording.replay()
 
@@ -165,7 +176,7 @@ def test_replayed_steps_do_what_the_steps_do(
     graphed = ADCGAN(**QUICK, **settings).fit(blobs(), cuda_graphs=True)
     assert stand_in.captures == CAPTURES
     assert stand_in.replays == STEPS - CAPTURES * graphs.WARM_UP_STEPS
-    assert stand_in.streams == ["in", "out"]
+    assert stand_in.orders == ["in", "out"]
     for key, value in weights(plain).items():
         torch.testing.assert_close(weights(graphed)[key], value, rtol=0, atol=0, msg=key)
     assert figures(graphed) == figures(plain)
@@ -212,12 +223,33 @@ def test_a_run_that_is_resumed_captures_again_and_ends_the_same(
     options: dict[str, Any] = {"run_dir": tmp_path, "checkpoint_every": 4, "cuda_graphs": True}
     with pytest.raises(KeyboardInterrupt):
         ADCGAN(**QUICK).fit(blobs(), progress=StopAfter(10, stop), **options)
-    assert stand_in.streams == ["in", "out"]
+    assert stand_in.orders == ["in", "out"]
     resumed = ADCGAN(**QUICK).fit(blobs(), resume=True, **options)
     # Both phases before the stop at step 10, and from the checkpoint at step 8 on the joint one.
     assert stand_in.captures == 3
     for key, value in weights(whole).items():
         torch.testing.assert_close(weights(resumed)[key], value, rtol=0, atol=0, msg=key)
+
+
+def test_captured_runs_in_turn_end_with_the_weights_of_runs_one_after_another(
+    stand_in: SimpleNamespace,
+) -> None:
+    def detectors() -> list[Detector]:
+        others: list[dict[str, Any]] = [{}, {"precision": "bf16", "epochs": 1, "random_state": 1}]
+        return [ADCGAN(**{**QUICK, **other}) for other in others]
+
+    images = blobs()
+    alone = [detector.fit(images, cuda_graphs=True) for detector in detectors()]
+    captures, stand_in.captures = stand_in.captures, 0
+    together = detectors()
+    for _ in zip_longest(*(each.fitting(images, cuda_graphs=True) for each in together)):
+        assert not stand_in.on_stream
+    assert stand_in.captures == captures
+    for one, other in zip(alone, together, strict=True):
+        for key, value in weights(one).items():
+            torch.testing.assert_close(weights(other)[key], value, rtol=0, atol=0, msg=key)
+        assert figures(other) == figures(one)
+        assert other.threshold_ == one.threshold_
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -314,7 +346,7 @@ def test_commands_refuse_graphs_on_a_cpu_and_leave_nothing(
 # -- on a CUDA device ----------------------------------------------------------------------------
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_captured_steps_give_the_losses_of_the_steps_on_cuda(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -337,12 +369,12 @@ def test_captured_steps_give_the_losses_of_the_steps_on_cuda(
             assert figures(graphed)[5][key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_a_replay_draws_new_numbers_from_the_seed_of_its_step() -> None:
     device = torch.device("cuda")
     rng = torch.Generator(device=device)
     recorder = graphs.CudaRecorder(device, rng)
-    with recorder.stream():
+    with recorder.ordered(), recorder.stream():
         x = torch.ones(1000, device=device)
         drawn = torch.empty(2, 1000, device=device)
 
@@ -366,7 +398,41 @@ def test_a_replay_draws_new_numbers_from_the_seed_of_its_step() -> None:
     assert not torch.equal(seen[0][1], seen[1][1])
 
 
-@needs_cuda
+@pytest.mark.cuda
+def test_runs_in_turn_draw_what_each_draws_alone() -> None:
+    device = torch.device("cuda")
+
+    def drawing(seed: int) -> Iterator[Tensor]:
+        rng = torch.Generator(device=device)
+        recorder = graphs.CudaRecorder(device, rng)
+        drawn = torch.empty(2, 2**20, device=device)
+
+        def work() -> None:
+            # Long enough for the host to be at another run's seed before it has ended.
+            for _ in range(20):
+                drawn[0].copy_(nn.functional.dropout(torch.ones_like(drawn[0]), 0.5))
+                drawn[1].copy_(torch.rand(2**20, device=device, generator=rng))
+
+        replay = None
+        with recorder.ordered():
+            for step in range(6):
+                with recorder.stream():
+                    replay = replay or recorder.record(work)
+                    torch.manual_seed(1000 * seed + step)
+                    rng.manual_seed(1000 * seed + step)
+                    replay()
+                    copy = drawn.clone()
+                yield copy
+
+    alone = [list(drawing(seed)) for seed in range(4)]
+    in_turn = list(zip(*(drawing(seed) for seed in range(4)), strict=True))
+    torch.cuda.synchronize()
+    for seed, expected in enumerate(alone):
+        for step, value in enumerate(expected):
+            assert torch.equal(in_turn[step][seed], value)
+
+
+@pytest.mark.cuda
 def test_a_replay_does_not_make_the_host_wait(
     without_waiting: Callable[[], AbstractContextManager[None]],
 ) -> None:
@@ -376,7 +442,7 @@ def test_a_replay_does_not_make_the_host_wait(
     rng = torch.Generator(device="cuda")
     x = torch.rand(32, 1, 28, 28, device="cuda")
     steps = graphs.GraphedSteps(recipe.optimizers, rng, accelerator.autocast)
-    with steps.stream():
+    with steps.ordered(), steps.stream():
         for _ in range(graphs.WARM_UP_STEPS + 1):
             steps.take(recipe.phases[1].step, x)
         with without_waiting():

@@ -79,7 +79,7 @@ def test_a_step_reads_nothing_back_from_the_device() -> None:
             assert reading not in source
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_a_cuda_step_does_not_synchronise(
     without_waiting: Callable[[], AbstractContextManager[None]],
 ) -> None:

@@ -8,11 +8,12 @@ import os
 import subprocess
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -71,6 +72,10 @@ class Material:
     unreadable: tuple[str, ...] = ()
 
 
+# Those of the cells under way in this process.
+_under_way: WeakValueDictionary[Cell, Material] = WeakValueDictionary()
+
+
 def run_cell(
     cell: Cell,
     folder: Path,
@@ -79,7 +84,25 @@ def run_cell(
     cuda_graphs: bool | None = None,
     progress: Progress = silent,
 ) -> Row:
-    """Train and judge one detector.
+    """Train and judge one detector; see `cell_in_steps`."""
+    steps = cell_in_steps(cell, folder, device=device, cuda_graphs=cuda_graphs, progress=progress)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        row: Row = end.value
+        return row
+
+
+def cell_in_steps(
+    cell: Cell,
+    folder: Path,
+    *,
+    device: str = "auto",
+    cuda_graphs: bool | None = None,
+    progress: Progress = silent,
+) -> Generator[None, None, Row]:
+    """Train and judge one detector, one training step for each item that is asked for.
 
     The figures depend on the cell alone, apart from rounding on other hardware: the run lies in
     ``folder/cells/<key>`` and goes on from its checkpoint if there is one.
@@ -97,6 +120,11 @@ def run_cell(
     progress : Progress, optional
         Where training reports to; nowhere if not given.
 
+    Yields
+    ------
+    None
+        After every training step, as `adcgan.Detector.fitting` does.
+
     Returns
     -------
     dict
@@ -111,8 +139,8 @@ def run_cell(
     run_dir = cell_folder(cell, folder)
     resumed = run_dir.exists()
     detector = make_detector(cell, device)
-    material = _material(cell, detector)
-    detector.fit(
+    material = material_of(cell, detector)
+    yield from detector.fitting(
         material.train, run_dir=run_dir, resume=True, progress=progress, cuda_graphs=cuda_graphs
     )
     if cell.protocol == "released":
@@ -145,20 +173,28 @@ def attempt(
     Returns
     -------
     dict or OSError
-        The row; or why the system failed, where it would fail the other cells too (a full disk, no
-        permission). That is returned, not raised, as it has to reach the sweep's process.
+        The row, or what `outcome_of` returns.
     """
     try:
         return run_cell(cell, folder, device=device, cuda_graphs=cuda_graphs)
     except Exception as error:
-        failure = system_failure(error)
-        # Another cell may need less memory, or have its files.
-        if failure is not None and failure.errno not in (errno.ENOMEM, errno.ENOENT):
-            return failure
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        # An error that a user can meet explains itself.
-        trace = None if isinstance(error, _EXPECTED) else traceback.format_exc()
-        return error_row(cell, text, trace)
+        return outcome_of(cell, error)
+
+
+def outcome_of(cell: Cell, error: Exception) -> Row | OSError:
+    """Return the row of a cell that an error has ended.
+
+    Or why the system failed, where it would fail the other cells too (a full disk, no permission).
+    That is returned, not raised, as it has to reach the sweep's process.
+    """
+    failure = system_failure(error)
+    # Another cell may need less memory, or have its files.
+    if failure is not None and failure.errno not in (errno.ENOMEM, errno.ENOENT):
+        return failure
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    # An error that a user can meet explains itself.
+    trace = None if isinstance(error, _EXPECTED) else "".join(traceback.format_exception(error))
+    return error_row(cell, text, trace)
 
 
 def error_row(cell: Cell, error: str, trace: str | None = None) -> Row:
@@ -181,6 +217,23 @@ def error_row(cell: Cell, error: str, trace: str | None = None) -> Row:
 def cell_folder(cell: Cell, folder: Path) -> Path:
     """Return where the run of a cell lies while it is under way."""
     return folder / CELLS_FOLDER / cell.key
+
+
+def images_alike(cell: Cell) -> Cell:
+    """Return what cells with the images of this one have in common: the seed, where it draws."""
+    return replace(cell, seed=0) if cell.max_train is None else cell
+
+
+def material_of(cell: Cell, detector: Detector) -> Material:
+    """Load the images of a cell, or take those of one under way in this process that has the same.
+
+    So that their pixels are in memory, and on the device, once.
+    """
+    shared = images_alike(cell)
+    material = _under_way.get(shared)
+    if material is None:
+        material = _under_way[shared] = _material(cell, detector)
+    return material
 
 
 def _material(cell: Cell, detector: Detector) -> Material:

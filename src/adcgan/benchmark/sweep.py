@@ -48,6 +48,7 @@ def sweep(
     workers: int | None = None,
     device: str = "auto",
     cuda_graphs: bool | None = None,
+    cells_at_once: int | None = None,
     ray: str | None = None,
     keep_models: bool = False,
     progress: Progress | None = None,
@@ -65,12 +66,15 @@ def sweep(
     folder : Path
         For the rows and the runs under way; made if it is not there.
     workers : int or None
-        Cells computed at the same time; None for what suits the machine. On a Ray cluster, a
-        limit.
+        Processes that compute cells; None for what suits the machine. On a Ray cluster, a limit.
     device : str, default="auto"
         Where to compute. "auto" spreads the cells over all CUDA devices.
     cuda_graphs : bool, optional
         Train by CUDA graphs, as in `adcgan.Detector.fit`.
+    cells_at_once : int or None
+        Most cells that one process trains in turn, a step of each at a time; not on a Ray cluster.
+        None for as many as the memory of a CUDA device holds, 8 at most, where steps are
+        captured, and one elsewhere.
     ray : str or None
         The address of a Ray cluster to compute on, or "auto".
     keep_models : bool, default=False
@@ -92,6 +96,15 @@ def sweep(
     _check_folder(folder)
     if workers is not None and workers < 1:
         raise InputError(f"The 'workers' parameter must be at least 1. Got {workers} instead.")
+    if cells_at_once is not None and cells_at_once < 1:
+        raise InputError(
+            f"The 'cells_at_once' parameter must be at least 1. Got {cells_at_once} instead."
+        )
+    if cells_at_once is not None and ray is not None:
+        raise InputError(
+            "The 'cells_at_once' parameter must be None on a Ray cluster, where each task is one "
+            f"cell. Got {cells_at_once} instead."
+        )
     if ray is None:
         resolve_device(device)
         if cuda_graphs:
@@ -102,7 +115,7 @@ def sweep(
         waiting = [cell for cell in dict.fromkeys(cells) if cell.key not in done]
         if waiting:
             _prepare_data(waiting)
-            rows = _computed(waiting, folder, workers, device, cuda_graphs, ray)
+            rows = _computed(waiting, folder, workers, device, cuda_graphs, cells_at_once, ray)
             with closing(rows):
                 _record(rows, len(waiting), folder, file, keep_models, progress)
             _remove_if_empty(folder / CELLS_FOLDER)
@@ -117,11 +130,12 @@ def _computed(
     workers: int | None,
     device: str,
     cuda_graphs: bool | None,
+    cells_at_once: int | None,
     ray: str | None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Yield each cell with its row and the number of cells still under way."""
     if ray is None:
-        return run_local(cells, folder, workers, device, cuda_graphs)
+        return run_local(cells, folder, workers, device, cuda_graphs, cells_at_once)
     from adcgan.benchmark.ray_sweep import run_on_ray
 
     return run_on_ray(cells, folder, workers, device, ray, cuda_graphs)

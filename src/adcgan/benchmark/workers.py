@@ -1,7 +1,8 @@
-"""Processes on this machine that each compute one cell after another.
+"""Processes on this machine that each compute one cell after another, or several in turn.
 
-A process that is killed, for want of memory or by a person, costs the cell it was at and no
-other. Processes end with the one that started them, however that one ends.
+A process that is killed, for want of memory or by a person, costs the cell that it cannot compute
+and no other: the cells it was at are tried again, each alone. Processes end with the one that
+started them, however that one ends.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adcgan.benchmark.cells import Cell
 from adcgan.benchmark.rows import Row
-from adcgan.benchmark.runner import attempt, error_row
+from adcgan.benchmark.runner import error_row, images_alike
+from adcgan.benchmark.turns import Turns, alike
+from adcgan.detectors import DETECTORS
 from adcgan.detectors.pretrained import features_kept
 
 LOG_FILE = "workers.log"
@@ -39,8 +43,12 @@ def run_local(
     workers: int | None,
     device: str,
     cuda_graphs: bool | None = None,
+    cells_at_once: int | None = None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
     """Compute cells in processes of this machine.
+
+    Cells that one process computes in turn are of one detector, data set and settings, those with
+    the same images first.
 
     Parameters
     ----------
@@ -55,11 +63,13 @@ def run_local(
         share one.
     cuda_graphs : bool, optional
         Whether to train by CUDA graphs, as in `adcgan.Detector.fit`.
+    cells_at_once : int or None
+        Most cells that a process computes in turn, as for `adcgan.benchmark.turns.Turns`.
 
     Yields
     ------
     cell, row, running
-        In the order they are done; `running` cells are under way at that moment.
+        In the order they are done; `running` cells are under way at that moment, or about to be.
 
     Raises
     ------
@@ -67,42 +77,76 @@ def run_local(
         The system failed a cell: the disk is full, for example.
     """
     devices = _devices(device)
-    count = min(len(cells), workers or default_workers(len(devices)))
+    captured = cuda_graphs is not False and all(
+        DETECTORS[cell.detector].capturable for cell in cells
+    )
+    count = min(len(cells), workers or default_workers(len(devices), captured=captured))
     threads = max(1, available_cores() // count)
     waiting, tries = deque(cells), Counter[Cell]()
+    neighbours = -(-count // len(devices))
     pool = [
-        _Worker((folder, devices[i % len(devices)], cuda_graphs), threads) for i in range(count)
+        _Worker(
+            (folder, devices[i % len(devices)], cuda_graphs, cells_at_once, neighbours), threads
+        )
+        for i in range(count)
     ]
     try:
-        while waiting or any(worker.cell for worker in pool):
-            for worker in pool:
-                if worker.cell is None and waiting:
-                    worker.start(waiting.popleft())
-            busy = [worker for worker in pool if worker.cell]
+        while waiting or any(worker.cells for worker in pool):
+            while _begin(waiting, pool, tries):
+                pass
+            busy = [worker for worker in pool if worker.cells]
             ready = wait([worker.connection for worker in busy])
             for worker in (worker for worker in busy if worker.connection in ready):
-                cell, row = worker.finished()
-                tries[cell] += 1
-                if row is None and tries[cell] < ATTEMPTS:
-                    waiting.append(cell)
-                    continue
-                row = row or error_row(
-                    cell, f"its process was killed {ATTEMPTS} times; is memory short?"
-                )
-                yield cell, row, min(count, len(waiting) + sum(w.cell is not None for w in pool))
+                for cell, row in worker.finished():
+                    tries[cell] += 1
+                    if row is None and tries[cell] < ATTEMPTS:
+                        waiting.append(cell)
+                        continue
+                    row = row or error_row(
+                        cell, f"its process was killed {ATTEMPTS} times; is memory short?"
+                    )
+                    under_way = sum(len(worker.cells) for worker in pool)
+                    room = sum(max(worker.room, len(worker.cells)) for worker in pool)
+                    yield cell, row, min(room, len(waiting) + under_way)
     finally:
         for worker in pool:
             worker.kill()
 
 
-def default_workers(n_gpus: int = 1) -> int:
-    """Return how many cells are computed at a time on this machine.
+def _begin(waiting: deque[Cell], pool: Sequence[_Worker], tries: Counter[Cell]) -> bool:
+    """Start a waiting cell, on the worker with the fewest; return False if none has room."""
+    left = len(waiting) + sum(len(worker.cells) for worker in pool)
+    fair = -(-left // len(pool))
+    for worker in sorted(pool, key=lambda worker: len(worker.cells)):
+        cell = _next(waiting, worker, tries) if len(worker.cells) < fair else None
+        if cell is not None:
+            waiting.remove(cell)
+            worker.start(cell)
+            return True
+    return False
 
-    With CUDA, 2 on each device. Otherwise one on each core, as far as the memory goes: several
-    processes of one thread do more in a time than one process of several threads.
+
+def _next(waiting: deque[Cell], worker: _Worker, tries: Counter[Cell]) -> Cell | None:
+    """Return the waiting cell that a worker should begin now, if any."""
+    if not worker.cells:
+        return waiting[0] if waiting else None
+    # A cell whose process was killed is alone, so that it costs no other a second time.
+    if len(worker.cells) >= worker.room or any(tries[cell] for cell in worker.cells):
+        return None
+    kind, shared = alike(worker.cells[0]), {images_alike(cell) for cell in worker.cells}
+    fitting = [cell for cell in waiting if alike(cell) == kind and not tries[cell]]
+    return min(fitting, key=lambda cell: images_alike(cell) not in shared, default=None)
+
+
+def default_workers(n_gpus: int = 1, *, captured: bool = False) -> int:
+    """Return how many processes compute cells on this machine.
+
+    With CUDA, 1 on each device if the steps of all cells are captured, as it then has several
+    under way; else 2. Without, one on each core, as far as the memory goes: several processes of
+    one thread do more in a time than one process of several threads.
     """
     if torch.cuda.is_available():
-        return _WORKERS_PER_GPU * n_gpus
+        return n_gpus if captured else _WORKERS_PER_GPU * n_gpus
     cores = available_cores()
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -126,11 +170,15 @@ def _devices(device: str) -> list[str]:
 
 
 class _Worker:
-    """One process, replaced when it was killed, and the cell it is at."""
+    """One process, replaced when it was killed, the cells it is at, and how many it has room for.
 
-    def __init__(self, circumstances: tuple[Path, str, bool | None], threads: int) -> None:
+    What it has room for it says once it has begun the first.
+    """
+
+    def __init__(self, circumstances: tuple[Any, ...], threads: int) -> None:
         self.circumstances, self.threads = circumstances, threads
-        self.cell: Cell | None = None
+        self.cells: list[Cell] = []
+        self.room = 1
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, cell: Cell) -> None:
@@ -143,29 +191,37 @@ class _Worker:
                 self._process.start()
             # With their end closed here, a process that dies is read as the end of the file.
             theirs.close()
-        self.cell = cell
+        if not self.cells:
+            self.room = 1
+        self.cells.append(cell)
         # If the process died while it had nothing to do, the cell counts as tried.
         with suppress(BrokenPipeError):
             self.connection.send(cell)
 
-    def finished(self) -> tuple[Cell, Row | None]:
-        """Return the cell and its row, or None if the process was killed.
+    def finished(self) -> list[tuple[Cell, Row | None]]:
+        """Return what is new: a cell with its row, all cells with None if the process was killed.
+
+        None for a cell that lacked memory beside others, too. Nothing if there is more room.
 
         Raises
         ------
         OSError
             The system failed in the process: the disk is full, for example.
         """
-        assert self.cell is not None
-        cell, self.cell = self.cell, None
         try:
-            found = self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.kill()
-            return cell, None
+            lost, self.cells = self.cells, []
+            return [(cell, None) for cell in lost]
+        if isinstance(message, int):
+            self.room = message
+            return []
+        cell, found = message
+        self.cells.remove(cell)
         if isinstance(found, OSError):
             raise found
-        return cell, found
+        return [(cell, found)]
 
     def kill(self) -> None:
         """End the process at once."""
@@ -190,7 +246,14 @@ def _threads_of_children(threads: int) -> Iterator[None]:
         del os.environ[_THREADS]
 
 
-def _work(connection: Connection, folder: Path, device: str, cuda_graphs: bool | None) -> None:
+def _work(
+    connection: Connection,
+    folder: Path,
+    device: str,
+    cuda_graphs: bool | None,
+    at_once: int | None,
+    neighbours: int,
+) -> None:
     """Compute cells until the other side closes the connection."""
     # Ctrl-C reaches the whole group of processes; the one that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -198,16 +261,23 @@ def _work(connection: Connection, folder: Path, device: str, cuda_graphs: bool |
     try:
         log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:
-        connection.send(error)
+        connection.send((connection.recv(), error))
         return
     os.dup2(log, _STDERR)
+    turns = Turns(folder, device, cuda_graphs, at_once, neighbours)
     with features_kept():
         while True:
-            try:
-                cell = connection.recv()
-            except EOFError:
-                return
-            connection.send(attempt(cell, folder, device, cuda_graphs))
+            # With nothing to do, wait for a cell; else look whether there is another.
+            while not turns or connection.poll():
+                try:
+                    cell = connection.recv()
+                except EOFError:
+                    return
+                if not turns:
+                    connection.send(turns.room(cell))
+                turns.begin(cell)
+            for done in turns.take():
+                connection.send(done)
 
 
 def _end_with_parent() -> None:

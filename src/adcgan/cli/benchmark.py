@@ -72,7 +72,15 @@ def benchmark(
         str, typer.Option(help="paper; or released: leaks labels, for audit only.")
     ] = "paper",
     workers: Annotated[
-        int | None, typer.Option(help="Cells to compute in parallel.", min=1)
+        int | None, typer.Option(help="Processes that compute cells in parallel.", min=1)
+    ] = None,
+    cells_at_once: Annotated[
+        int | None,
+        typer.Option(
+            help="Cells that each process trains in turn, a step of each at a time. By default 1; "
+            "on CUDA devices as many as fit, at most 8.",
+            min=1,
+        ),
     ] = None,
     device: options.Device = "auto",
     cuda_graphs: options.CudaGraphs = None,
@@ -121,6 +129,7 @@ def benchmark(
         workers=workers,
         device=device,
         cuda_graphs=cuda_graphs,
+        cells_at_once=cells_at_once,
         ray=ray,
         keep_models=keep_models,
     )

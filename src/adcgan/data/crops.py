@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adcgan.data.prepare import as_tensor, budget_of, to_floats
+from adcgan.data.prepare import as_tensor, copy_on, to_floats
 from adcgan.data.ragged import Images, Ragged
 
 
@@ -32,12 +32,15 @@ class DeviceCrops:
 
     def __init__(self, images: Images, device: torch.device, side: int) -> None:
         self.device, self.side = device, side
+        stored = images.values if isinstance(images, Ragged) else images
         if not isinstance(images, Ragged):
             shape = images.shape[1:]
             images = Ragged(images.reshape(-1), [shape] * len(images))
-        self.resident = device.type == "cpu" or images.nbytes <= budget_of(device)
+        self._copy = copy_on(device, stored)
+        self.resident = self._copy is not None
         where = device if self.resident else torch.device("cpu")
-        self._pixels = as_tensor(images.values).to(where)
+        self._pixels = as_tensor(stored) if self._copy is None else self._copy.tensor
+        self._pixels = self._pixels.reshape(-1)
         self.channels = images.shapes[0][0]
         layout = np.column_stack([images.starts, [shape[1:] for shape in images.shapes]])
         self._layout = torch.from_numpy(layout.astype(np.int64)).to(where)  # start, height, width

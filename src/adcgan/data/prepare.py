@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ class DeviceImages:
     All images are put on the device if they fit the budget. Otherwise batches are gathered in
     main memory and sent: on CUDA from pinned memory, so that the copy does not hold up the caller.
     On a CPU the array is used where it is: a memory-mapped file is read as batches need it.
+    Several of these objects with one array and device, in use at a time, have one copy of it.
 
     Parameters
     ----------
@@ -49,14 +51,9 @@ class DeviceImages:
         assert images.dtype == np.uint8
         assert images.ndim == 4
         self.device = device
-        self._images = as_tensor(images)
-        if device.type == "cpu":
-            self.resident = True
-            return
-        budget = budget_of(device) if budget_bytes is None else budget_bytes
-        self.resident = images.nbytes <= budget
-        if self.resident:
-            self._images = self._images.to(device)
+        self._copy = copy_on(device, images, budget_bytes)
+        self.resident = self._copy is not None
+        self._images = as_tensor(images) if self._copy is None else self._copy.tensor
 
     def __len__(self) -> int:
         return len(self._images)
@@ -98,6 +95,40 @@ class DeviceImages:
         )
         torch.index_select(self._images, 0, index, out=pinned)
         return pinned.to(self.device, non_blocking=True)
+
+
+class DeviceCopy:
+    """An array's copy on a device, `tensor`. Keeps the array, so that no other gets its address."""
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        self.array, self.tensor = images, as_tensor(images).to(device)
+
+
+# Those in use, by the array's identity.
+_copies: WeakValueDictionary[tuple[int, torch.device], DeviceCopy] = WeakValueDictionary()
+
+
+def copy_on(
+    device: torch.device, images: NDArray[np.uint8], budget_bytes: int | None = None
+) -> DeviceCopy | None:
+    """Return `images` on `device`: the copy in use if there is one, on a CPU the array itself.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the images are wanted.
+    images : ndarray of uint8
+        Of any shape. Must not change while the copy is in use.
+    budget_bytes : int or None, default None
+        As for `DeviceImages`. If they do not fit, there is no copy: None.
+    """
+    copy = _copies.get((id(images), device))
+    if copy is None:
+        budget = budget_of(device) if budget_bytes is None else budget_bytes
+        if device.type != "cpu" and images.nbytes > budget:
+            return None
+        copy = _copies[id(images), device] = DeviceCopy(images, device)
+    return copy
 
 
 def to_floats(images: Tensor) -> Tensor:

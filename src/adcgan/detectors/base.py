@@ -36,13 +36,14 @@ from adcgan.training import (
     Recipe,
     RunLog,
     Session,
+    full_precision,
     make_accelerator,
     precision_of,
     random_state_kept,
     resolve_device,
     train,
 )
-from adcgan.training.cost import FitCost, estimate
+from adcgan.training.cost import FitCost, estimate, memory_of_steps
 from adcgan.training.trackers import tracked
 
 if TYPE_CHECKING:
@@ -193,6 +194,50 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             A loss was not finite.
         """
         del y
+        steps = self.fitting(
+            X,
+            run_dir=run_dir,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            trackers=trackers,
+            progress=progress,
+            cuda_graphs=cuda_graphs,
+        )
+        for _ in steps:
+            pass
+        return self
+
+    def fitting(
+        self,
+        X: ImageSource,
+        *,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        checkpoint_every: int = 500,
+        trackers: Sequence[str] = (),
+        progress: Progress | None = None,
+        cuda_graphs: bool | None = None,
+    ) -> Iterator[None]:
+        """Do what ``fit`` does, one training step for each item that is asked for.
+
+        So that several detectors can be trained in turn, in one process. Each ends as it would
+        alone: between two items nothing is left set that another would compute differently by.
+
+        Parameters
+        ----------
+        X, run_dir, resume, checkpoint_every, trackers, progress, cuda_graphs
+            As for ``fit``.
+
+        Yields
+        ------
+        None
+            After every training step. The detector is fitted when no item is left.
+
+        Raises
+        ------
+        InputError, MissingExtraError, DivergedError
+            As ``fit`` does, once an item is asked for.
+        """
         self.check_parameters()
         self.check_packages()
         if resume and run_dir is None:
@@ -200,7 +245,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         folder = None if run_dir is None else Path(run_dir).expanduser()
         images = load_images(X, image_size=self.image_size, resize=self.resize, cache=True)
         if images is not X:
-            images.warn_of_skipped(stacklevel=3)
+            images.warn_of_skipped(stacklevel=4)
         self._check_enough(images)
         accelerator = self._accelerator(folder, trackers)
         if cuda_graphs:
@@ -213,7 +258,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         if resume and folder is not None and storage.is_finished(folder):
             self._restore(storage.read(folder))
             self._training_images = images
-            return self
+            return
         session = Session(
             accelerator=accelerator,
             log=log,
@@ -233,7 +278,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         if self.model_.scale is not None:
             scaling, calibration = divided(split.held_out, self.random_state)
         with tracked(accelerator, trackers, folder, self.get_params()):
-            self._train(images.images, split, scaling, session)
+            yield from self._train(images.images, split, scaling, session)
         self.n_train_, self.n_calibration_ = len(split.train), len(calibration)
         self.history_ = log.rows
         self._training_images = images
@@ -243,7 +288,6 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         if folder is not None and accelerator.is_main_process:
             self.save(folder)
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        return self
 
     def check_packages(self) -> None:
         """Raise `MissingExtraError` if a package that this detector needs is missing."""
@@ -291,6 +335,24 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         scaled = "width" in self.get_params()
         return estimate(recipe, images.shape, scaled=scaled, cuda_graphs=graphs)
 
+    def fit_memory(self, images: ImageSet, *, cuda_graphs: bool | None = None) -> int | None:
+        """Return the bytes of its CUDA device that ``fit`` on `images` will take, without them.
+
+        Measured by a few captured steps. `cuda_graphs` as in ``fit``. None where steps are not
+        captured.
+        """
+        self.check_parameters()
+        accelerator = self._accelerator(None, ())
+        graphs = self._can_capture(accelerator) if cuda_graphs is None else cuda_graphs
+        if not graphs:
+            return None
+        n_train = len(split_held_out(len(images), self.validation_fraction, 0).train)
+        with random_state_kept():
+            model: Model = clone(self).make_model(images.shape).to(accelerator.device)
+            recipe = model.recipe(n_train, accelerator)
+            assert recipe is not None, "what can be captured is trained"
+            return memory_of_steps(recipe, images.shape)
+
     def _accelerator(self, folder: Path | None, trackers: Sequence[str]) -> Accelerator:
         """Return device, precision and processes of a run."""
         precision = self.get_params().get("precision", "float32")
@@ -334,7 +396,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         split: Split,
         scaling: NDArray[np.int64],
         session: Session,
-    ) -> None:
+    ) -> Iterator[None]:
         """Train on the images at `split.train`, watched by those at `split.held_out`.
 
         Rules and scales are learned from those at `scaling` alone.
@@ -344,9 +406,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         recipe = model.recipe(len(split.train), accelerator)
         if recipe is not None:
             model.to(accelerator.device)
-            train(recipe, images, split, session)
+            yield from train(recipe, images, split, session)
             model.to(where)
-        model.learn(images, Split(split.train, scaling), session.progress)
+        with full_precision():
+            model.learn(images, Split(split.train, scaling), session.progress)
         if model.scale is not None and len(scaling):
             model.scale.measure(self.components_of(images, scaling))
 
@@ -366,7 +429,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         verdict = Verdict.for_budget(self.calibration_scores_, self.fpr)
         self.threshold_, self.fpr_ = verdict.threshold, verdict.fpr
         if verdict.warning:
-            warnings.warn(verdict.warning, stacklevel=3)
+            warnings.warn(verdict.warning, stacklevel=4)
 
     def _watched_passes(
         self, images: Images, index: NDArray[np.int64]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adcgan.data.prepare import Split, to_floats
+from adcgan.data.prepare import Split, budget_of, to_floats
 from adcgan.data.ragged import Images
 from adcgan.progress import Progress, silent
 from adcgan.scoring import (
@@ -23,10 +23,14 @@ from adcgan.scoring import (
     location_and_scale,
     standardise,
 )
-from adcgan.training import Recipe
+from adcgan.training import Recipe, full_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+# What a pass of the paper's networks takes at most, at width 1, for each pixel of an image.
+BYTES_PER_PIXEL = 1024
 
 
 class Model(nn.Module, ABC):
@@ -96,9 +100,13 @@ class Model(nn.Module, ABC):
 
     @property
     def images_at_once(self) -> int:
-        """How many images one pass takes at most: as many as fit in about 1 GiB."""
-        _, height, width = self.shape
-        return int(np.clip(2**20 // (height * width), 16, 256))
+        """How many images one pass takes at most: as many as fit in about 1 GiB, 16 to 256.
+
+        On CUDA devices as many as fit in a quarter of the memory that is free, up to 2,048.
+        """
+        if self.device.type == "cuda":
+            return images_that_fit(self.shape, budget_of(self.device), 2048)
+        return images_that_fit(self.shape, 2**30, 256)
 
     # -- what every system has -----------------------------------------------------------------
 
@@ -109,7 +117,8 @@ class Model(nn.Module, ABC):
 
     def scored(self, batch: NDArray[np.uint8]) -> Scored[NDArray[Any]]:
         """Return `forward` of uint8 images (B, C, H, W) as arrays, components in float64."""
-        with torch.no_grad():  # not inference mode: some systems search by gradients
+        # Not inference mode: some systems search by gradients.
+        with full_precision(), torch.no_grad():
             found: Scored[Tensor] = self(self.on_device(batch))
         arrays = found.map(lambda values: values.cpu().numpy())
         components = {name: v.astype(np.float64) for name, v in arrays.components.items()}
@@ -137,6 +146,12 @@ class Model(nn.Module, ABC):
                 owner, _, leaf = name.rpartition(".")
                 setattr(self.get_submodule(owner), leaf, buffer.new_empty(state[name].shape))
         self.load_state_dict(state)
+
+
+def images_that_fit(shape: Shape, budget_bytes: int, most: int) -> int:
+    """Return how many images of `shape` a pass may take in so much memory: from 16 to `most`."""
+    _, height, width = shape
+    return int(np.clip(budget_bytes // (BYTES_PER_PIXEL * height * width), 16, most))
 
 
 def channels_last(module: nn.Module) -> None:

@@ -1,6 +1,12 @@
 """Training: one step-based loop, guarded updates, checkpoints, the run's record, health."""
 
-from adcgan.training.device import make_accelerator, precision_of, random_state_kept, resolve_device
+from adcgan.training.device import (
+    full_precision,
+    make_accelerator,
+    precision_of,
+    random_state_kept,
+    resolve_device,
+)
 from adcgan.training.health import (
     COLLAPSE,
     SATURATED_CRITIC,
@@ -28,6 +34,7 @@ __all__ = [
     "Session",
     "diversity_figures",
     "frozen",
+    "full_precision",
     "hardware",
     "make_accelerator",
     "precision_of",

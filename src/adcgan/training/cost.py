@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from adcgan.training.device import random_state_kept
+from adcgan.training.device import autocast_of, random_state_kept
 from adcgan.training.graphs import WARM_UP_STEPS, GraphedSteps
 from adcgan.training.loop import Recipe
 
@@ -138,9 +138,9 @@ def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
     x = _random_images(recipe, shape, recipe.batch_size, rng)
     recipe.networks.train()
-    graphs = GraphedSteps(recipe.optimizers, rng, accelerator.autocast)
+    graphs = GraphedSteps(recipe.optimizers, rng, autocast_of(accelerator))
     seconds = np.inf
-    with graphs.stream():
+    with graphs.ordered(), graphs.stream():
         # The steps before the capture, the capture and its replay, and one replay more.
         for _ in range(WARM_UP_STEPS + 2):
             start = time.perf_counter()
@@ -150,13 +150,33 @@ def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -
     return float(seconds)
 
 
+def memory_of_steps(recipe: Recipe, shape: tuple[int, int, int]) -> int:
+    """Return the bytes of a CUDA device that captured steps of the last phase take at most.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of fresh networks, whose weights are used up here.
+    shape : (int, int, int)
+        Channels, height and width of the images.
+    """
+    device = recipe.optimizers.accelerator.device
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    weights = sum(value.nbytes for value in recipe.networks.state_dict().values())
+    before: int = torch.cuda.memory_reserved(device)
+    _captured_seconds(recipe, len(recipe.phases) - 1, shape)
+    peak: int = torch.cuda.max_memory_reserved(device)
+    return int(weights) + peak - before
+
+
 def take_step(recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: int) -> None:
     """Take one step of `phase` on random images, and wait until it is done."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
     x = _random_images(recipe, shape, batch, rng)
     recipe.networks.train()
-    with accelerator.autocast():
+    with autocast_of(accelerator)():
         recipe.phases[phase].step(x, rng)
     _wait_for(accelerator.device)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,38 @@ def make_accelerator(
 def precision_of(accelerator: Accelerator) -> str:
     """Return the precision that a run trains in: "bf16" or "float32"."""
     return "bf16" if accelerator.mixed_precision == "bf16" else "float32"
+
+
+def autocast_of(accelerator: Accelerator) -> Callable[[], AbstractContextManager[object]]:
+    """Return what makes the context of precision that the steps of a run are computed in.
+
+    To be asked for when the run begins: Accelerate keeps one precision for a process, that of the
+    object made last, and a process may train several detectors in turn.
+    """
+    if precision_of(accelerator) == "float32":
+        return nullcontext
+    return partial(torch.autocast, accelerator.device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 convolutions on CUDA devices in float32, not in TF32 as torch does by itself.
+
+    TF32 has 10 bits of a product's operands where float32 has 23.
+    """
+    cudnn = torch.backends.cudnn
+    # Torch up to 2.8 has one switch, a later one a precision for each kind of operation.
+    owner, name, exact = (
+        (cudnn.conv, "fp32_precision", "ieee")
+        if hasattr(cudnn, "conv")
+        else (cudnn, "allow_tf32", False)
+    )
+    before = getattr(owner, name)
+    setattr(owner, name, exact)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 @contextmanager

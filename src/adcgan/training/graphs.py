@@ -40,18 +40,31 @@ class CudaRecorder:
         # capture are taken on the stream of the capture, and that cannot be the default one.
         make_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
         self._stream = make_stream(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._default: torch.Generator = torch.cuda.default_generators[index]
+        # A replay reads its seed on the device, while the host may have seeded another run's
+        # step already. So torch's own generator has a state for each run.
+        self._state = self._default.clone_state()
+
+    @contextmanager
+    def ordered(self) -> Iterator[None]:
+        """Let the capture's stream begin after what is under way, and what follows after it."""
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        try:
+            yield
+        finally:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Do everything in the block on the capture's stream, after what is under way outside."""
-        with torch.cuda.device(self.device):
-            outside = torch.cuda.current_stream()
-            self._stream.wait_stream(outside)
+        """Do everything in the block on the capture's stream, with random numbers of its own."""
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+            outside = self._default.graphsafe_get_state()
+            self._default.graphsafe_set_state(self._state)
             try:
-                with torch.cuda.stream(self._stream):
-                    yield
+                yield
             finally:
-                outside.wait_stream(self._stream)
+                self._default.graphsafe_set_state(outside)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture what `work` asks of the device, without doing it; return what replays it."""
@@ -93,8 +106,18 @@ class GraphedSteps:
         self._losses: dict[str, Tensor] = {}
         self._replay: Callable[[], None] | None = None
 
+    def ordered(self) -> AbstractContextManager[None]:
+        """Return the context of a whole run, in which other runs may take steps of their own.
+
+        Its steps come after what is under way as it begins, and before what follows it.
+        """
+        return self._recorder.ordered()
+
     def stream(self) -> AbstractContextManager[None]:
-        """Return the context that all steps and all that reads their results must be in."""
+        """Return the context that every step and all that reads its results must be in.
+
+        It is entered once for many steps, or for each anew.
+        """
         return self._recorder.stream()
 
     def take(self, step: Step, batch: Tensor) -> None:

@@ -18,7 +18,12 @@ from adcgan.data.prepare import DeviceImages, Split, epoch_order
 from adcgan.data.ragged import Images
 from adcgan.progress import Progress
 from adcgan.training.checkpoint import FILE_NAME, all_finite, load_checkpoint, save_checkpoint
-from adcgan.training.device import denormals_flushed, random_state_kept
+from adcgan.training.device import (
+    autocast_of,
+    denormals_flushed,
+    full_precision,
+    random_state_kept,
+)
 from adcgan.training.graphs import GraphedSteps, Step
 from adcgan.training.health import Check, HealthWatch
 from adcgan.training.memory import memory_kept
@@ -111,8 +116,12 @@ class Session:
         return None if self.folder is None else self.folder / FILE_NAME
 
 
-def train(recipe: Recipe, images: Images, split: Split, session: Session) -> None:
+def train(recipe: Recipe, images: Images, split: Split, session: Session) -> Iterator[None]:
     """Run the phases of `recipe` from the last checkpoint, or from the start, to the end.
+
+    Each item that is asked for is one step, and the last of them what follows the steps; nothing
+    is done before. Several runs may take their steps in turn: between two items torch's random
+    numbers, its stream and its treatment of denormal numbers are the caller's.
 
     The random numbers of a step depend on (seed, step) alone, and so does the order of the images:
     a run that was stopped and resumed ends with the weights of one that was not.
@@ -128,6 +137,11 @@ def train(recipe: Recipe, images: Images, split: Split, session: Session) -> Non
     session : Session
         Device, seed, log and checkpoints.
 
+    Yields
+    ------
+    None
+        After every step.
+
     Raises
     ------
     DivergedError
@@ -140,22 +154,19 @@ def train(recipe: Recipe, images: Images, split: Split, session: Session) -> Non
     session.progress.start("Training", total)
     session.progress.advance(start)
     try:
-        with (
-            denormals_flushed(),
-            memory_kept(),
-            random_state_kept(),
-            _training_mode(networks),
-            loop.stream(),
-        ):
+        with memory_kept(), _training_mode(networks), loop.ordered():
             for step, phase in _steps_of(recipe.phases):
                 if step >= start:
-                    loop.run_step(step, phase, last=step == total - 1)
+                    with denormals_flushed(), random_state_kept(), loop.stream():
+                        loop.run_step(step, phase, last=step == total - 1)
+                    yield
     finally:
         session.progress.finish()
     if recipe.finish is not None:
         recipe.finish()
     if recipe.scoring_pass is not None:
-        recompute_statistics(networks, recipe.scoring_pass, loop.statistics_batches())
+        with full_precision():
+            recompute_statistics(networks, recipe.scoring_pass, loop.statistics_batches())
 
 
 def _steps_of(phases: Sequence[Phase]) -> Iterator[tuple[int, Phase]]:
@@ -184,7 +195,7 @@ def step_seed(seed: int, step: int, process: int = 0) -> int:
 
 
 class _Loop:
-    """The state of one call of `train`."""
+    """The state of one run of `train`."""
 
     def __init__(self, recipe: Recipe, images: Images, split: Split, session: Session) -> None:
         self.recipe, self.session = recipe, session
@@ -202,8 +213,9 @@ class _Loop:
         self.probe_index = torch.from_numpy(split.held_out[:PROBE_IMAGES])
         self.watch = HealthWatch(recipe.checks)
         self.rng = torch.Generator(device=device)
+        self.autocast = autocast_of(self.accelerator)
         self.graphs = (
-            GraphedSteps(recipe.optimizers, self.rng, self.accelerator.autocast)
+            GraphedSteps(recipe.optimizers, self.rng, self.autocast)
             if session.cuda_graphs
             else None
         )
@@ -220,8 +232,12 @@ class _Loop:
         self.session.log.rewind(start)
         return start
 
+    def ordered(self) -> AbstractContextManager[None]:
+        """Return the context of the whole run."""
+        return nullcontext() if self.graphs is None else self.graphs.ordered()
+
     def stream(self) -> AbstractContextManager[None]:
-        """Return the context that all steps are in."""
+        """Return the context that every step is in."""
         return nullcontext() if self.graphs is None else self.graphs.stream()
 
     def run_step(self, step: int, phase: Phase, *, last: bool) -> None:
@@ -248,7 +264,7 @@ class _Loop:
         if self.graphs is not None:
             self.graphs.take(step, batch)
             return
-        with self.accelerator.autocast():
+        with self.autocast():
             step(batch, self.rng)
 
     def _batch(self, step: int) -> Tensor:

@@ -15,23 +15,32 @@ _NEVER = -1
 _USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 
+# Blocks under way: they may end in another order than they began.
+_blocks = 0
+
+
 @contextmanager
 def memory_kept() -> Iterator[None]:
     """Keep freed main memory for the next step while the block runs.
 
     glibc gives large blocks back to the system as they are freed, and every step then waits for
     the same memory to be handed out and cleared anew: up to a tenth of its time. At the end of the
-    block all that is free is given back. With another C library this does nothing.
+    last such block under way all that is free is given back. With another C library this does
+    nothing.
     """
+    global _blocks
     if platform.libc_ver()[0] != "glibc":
         yield
         return
     library = ctypes.CDLL(None)
     library.mallopt(_TRIM_THRESHOLD, _NEVER)
     library.mallopt(_MMAP_MAX, 0)
+    _blocks += 1
     try:
         yield
     finally:
-        for option, value in _USUAL.items():
-            library.mallopt(option, value)
-        library.malloc_trim(0)
+        _blocks -= 1
+        if not _blocks:
+            for option, value in _USUAL.items():
+                library.mallopt(option, value)
+            library.malloc_trim(0)
