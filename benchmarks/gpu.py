@@ -1,45 +1,66 @@
-"""How fast AD-CGAN trains on a GPU, and how many trainings at a time it takes to fill one.
+"""What the package does on a GPU that is at hand for minutes; run by ``scripts/gpu_check``.
 
-For each size: joint steps a second of the package's step as it is (eager) and captured as a CUDA
-graph (graphed), and of `plain.py`, the same networks in plain PyTorch, as they are (plain) and by
-``torch.compile`` (compiled; the package's own layers write into buffers, which breaks the compiled
-graph, and torch's do not). The package's steps by 1, 2, 4 and 8 processes that share the GPU, with
-the GPU's utilisation meanwhile. From the best of these the time of the paper's Table 1.
+    scripts/gpu_check OUT [--minutes 10] [--wheels DIR]
+    scripts/gpu_check OUT --device cpu --minutes 2       # the code paths alone, tiny networks
 
-    python benchmarks/gpu.py --out benchmarks/results/gpu-DATE.json
-    python benchmarks/gpu.py --sizes 28 --modes eager,graphed --processes 1,4
-    python benchmarks/gpu.py --table benchmarks/results/gpu-DATE.json
-    python benchmarks/gpu.py --device cpu --seconds 1      # the code path alone, tiny networks
+In this order, each part in a process of its own that is ended when its time is up:
 
-Steps alone are timed, with the seeding that training does before each: no log, no checkpoint, no
-scoring. Without a CUDA device it ends with exit code 2.
+- tests: those marked ``cuda``
+- steps: AD-CGAN's joint steps a second at 28, 32 and 64 px, captured or not, of one run and of
+  several in turn on one device, with the kernels of a step and the device's memory
+- scoring: images a second, and how far scores are from the CPU's, in float32 and in TF32
+- rows: rows of the paper's Table 1 that are neither in ``results/`` nor in OUT, cheapest first
+
+Everything is written to OUT as it is measured: ``circumstances.json``, ``tests.txt``,
+``steps.jsonl``, ``scoring.jsonl``, ``table-1/`` (a benchmark's folder, which the same command goes
+on with) and, after each part, ``summary.md``. ``datasets`` and ``pytest``, where they are missing,
+come from the wheels in ``--wheels``; without them their parts say so. Nothing is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import importlib.util
 import json
-import statistics
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from worker import shape_of
+if TYPE_CHECKING:
+    from adcgan.benchmark.cells import Cell
 
-# The package's own steps, and the reference's.
-OURS, REFERENCE = ("eager", "graphed"), ("plain", "compiled")
-CPU_WIDTH = 0.06
-# Steps between two looks at the clock, each of which waits for the device.
-CHUNK = {"cpu": 1, "cuda": 20}
-# The least number of processes with this share of the best throughput is called enough.
-ENOUGH = 0.95
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("tests", "steps", "scoring", "rows")
+# Of all the time at most; what a part leaves goes to those after it.
+SHARES = {"tests": 0.25, "steps": 0.35, "scoring": 0.15, "rows": 1.0}
+GRACE_SECONDS = 5.0
+# What the tests, and images of named sets, need beside the package's own dependencies.
+EXTRA = ("pytest", "datasets")
 
-SEEDS, BATCH, HELD_OUT = 3, 32, 0.1
+SIZES, SEEDS, BATCH, HELD_OUT = (28, 32, 64), 3, 32, 0.1
+TRIAL_WIDTH = 0.06
+# Captured or not, precision, runs in turn: what tells most comes first.
+MODES = (
+    ("graphed", "auto", 1),
+    ("graphed", "auto", 8),
+    ("graphed", "auto", 4),
+    ("eager", "auto", 1),
+    ("graphed", "float32", 1),
+    ("graphed", "auto", 16),
+    ("graphed", "auto", 2),
+)
+TRIAL_MODES = (("eager", "auto", 1), ("eager", "auto", 2))
+# Steps of a run before it is timed: those before its capture, the capture, and a replay.
+FIRST_STEPS, PROFILED_STEPS = 6, 4
+# Images scored on both devices.
+COMPARED = 128
 
 Row = dict[str, Any]
 
@@ -54,64 +75,158 @@ class Part(NamedTuple):
     dataset: str
     scheme: str
     size: int
-    cells: int
+    classes: int
     images: int
     epochs: int
 
     @property
-    def steps(self) -> int:
-        """Steps of all its cells, all seeds; those of the warm-up are counted as joint ones."""
+    def cell_steps(self) -> int:
+        """Steps of one cell; those of the warm-up are counted as joint ones."""
         trained = self.images - round(HELD_OUT * self.images)
-        return SEEDS * self.cells * self.epochs * (trained // BATCH)
+        return self.epochs * (trained // BATCH)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all its cells, all seeds."""
+        return SEEDS * self.classes * self.cell_steps
 
 
 TABLE_1 = (
-    Part("MNIST", "one-vs-all", 28, cells=10, images=6_000, epochs=5 + 15),
-    Part("MNIST", "all-vs-one", 28, cells=10, images=54_000, epochs=15 + 35),
-    Part("Fashion-MNIST", "one-vs-all", 28, cells=10, images=6_000, epochs=5 + 15),
-    Part("Fashion-MNIST", "all-vs-one", 28, cells=10, images=54_000, epochs=15 + 35),
-    Part("CIFAR-10", "one-vs-all", 32, cells=10, images=5_000, epochs=5 + 15),
-    Part("CIFAR-10", "all-vs-one", 32, cells=10, images=45_000, epochs=15 + 35),
+    Part("mnist", "one-vs-all", 28, classes=10, images=6_000, epochs=5 + 15),
+    Part("fashion-mnist", "one-vs-all", 28, classes=10, images=6_000, epochs=5 + 15),
+    Part("cifar10", "one-vs-all", 32, classes=10, images=5_000, epochs=5 + 15),
     # 80% of each class's images; the rest is tested on.
-    Part("CatsVsDogs", "one-vs-all", 64, cells=2, images=10_000, epochs=5 + 15),
+    Part("cats-vs-dogs", "one-vs-all", 64, classes=2, images=10_000, epochs=5 + 15),
+    Part("mnist", "all-vs-one", 28, classes=10, images=54_000, epochs=15 + 35),
+    Part("fashion-mnist", "all-vs-one", 28, classes=10, images=54_000, epochs=15 + 35),
+    Part("cifar10", "all-vs-one", 32, classes=10, images=45_000, epochs=15 + 35),
 )
+TRIAL_TABLE = (Part("digits", "one-vs-all", 28, classes=2, images=143, epochs=1 + 1),)
 
 
-# -- a process that takes steps ------------------------------------------------------------------
+class Plan(NamedTuple):
+    """What is measured: on a GPU all of it, on a CPU a trial."""
+
+    device: str
+    width: float
+    sizes: Sequence[int]
+    modes: Sequence[tuple[str, str, int]]
+    seconds: float
+    table: Sequence[Part]
+    seeds: Sequence[int]
+    settings: dict[str, Any]
 
 
-def run_worker(settings: Row) -> None:
-    """Take steps for some seconds for every line on standard input, the seconds."""
+def plan_for(device: str, minutes: float) -> Plan:
+    """Return what is measured on `device` in so many minutes."""
+    if device == "cpu":
+        tiny = {"width": TRIAL_WIDTH, "warmup_epochs": 1, "epochs": 1}
+        return Plan("cpu", TRIAL_WIDTH, SIZES[:1], TRIAL_MODES, 0.2, TRIAL_TABLE, [0], tiny)
+    measured = len(SIZES) * len(MODES)
+    # Half of the time goes to starting and capturing.
+    seconds = 0.5 * SHARES["steps"] * 60 * minutes / measured
+    return Plan(device, 1.0, SIZES, MODES, seconds, TABLE_1, range(SEEDS), {})
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+def measure_steps(plan: Plan) -> Iterator[Row]:
+    """Yield a row for each mode and size."""
+    for mode, precision, at_once in plan.modes:
+        for size in plan.sizes:
+            told = {"size": size, "width": plan.width, "mode": mode, "precision": precision}
+            yield guarded(
+                {**told, "at_once": at_once},
+                lambda: stepped(plan, size, mode, precision, at_once),  # noqa: B023
+            )
+
+
+def guarded(told: Row, measure: Callable[[], Row]) -> Row:
+    """Return `told` with what was measured, or with the error that kept it from being."""
+    try:
+        return {**told, **measure(), "error": None}
+    except Exception as error:
+        traceback.print_exc()
+        return {**told, "error": " ".join(f"{type(error).__name__}: {error}".split())}
+
+
+def stepped(plan: Plan, size: int, mode: str, precision: str, at_once: int) -> Row:
+    """Return the joint steps a second of `at_once` runs in turn, all of `adcgan.training.train`."""
     import torch
 
-    torch.set_num_threads(settings["threads"])
-    with contextlib.ExitStack() as stack:
-        step = prepared(settings, stack)
-        device = torch.device(settings["device"])
-        begun = time.perf_counter()
-        step()
-        wait_for(device)
-        say(first_step_seconds=time.perf_counter() - begun)
-        for line in sys.stdin:
-            say(**stepped(step, device, float(line)))
+    device = torch.device(plan.device)
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    graphed = mode == "graphed"
+    turns = [run_of(plan, size, precision, seed, graphed=graphed) for seed in range(at_once)]
 
+    def round_of_steps() -> None:
+        for steps in turns:
+            next(steps)
 
-def say(**facts: Any) -> None:
-    print(json.dumps(facts), flush=True)
-
-
-def stepped(step: Callable[[], None], device: Any, seconds: float) -> Row:
-    """Take steps for about `seconds`; return how many, in what time, and the device's memory."""
-    import torch
-
+    begun = time.perf_counter()
+    for _ in range(FIRST_STEPS):
+        round_of_steps()
+    wait_for(device)
+    first = time.perf_counter() - begun
     count, begun = 0, time.perf_counter()
-    while time.perf_counter() < begun + seconds:
-        for _ in range(CHUNK[device.type]):
-            step()
+    while time.perf_counter() < begun + plan.seconds:
+        round_of_steps()
+        count += at_once
+    wait_for(device)
+    seconds = time.perf_counter() - begun
+    peak = torch.cuda.max_memory_reserved(device) / 2**20 if on_cuda else None
+    kernels = kernels_of(turns[0], device) if at_once == 1 else None
+    for steps in turns:
+        steps.close()
+    return {
+        "steps_per_second": count / seconds,
+        "steps": count,
+        "seconds": seconds,
+        "first_steps_seconds": first,
+        "kernels_a_step": kernels,
+        "peak_gpu_mib": peak,
+    }
+
+
+def run_of(plan: Plan, size: int, precision: str, seed: int, *, graphed: bool) -> Any:
+    """Return a run of joint steps alone, without end, on random images."""
+    import numpy as np
+    from worker import shape_of
+
+    from adcgan import ADCGAN
+    from adcgan.data.prepare import split_held_out
+    from adcgan.progress import silent
+    from adcgan.training import RunLog, Session, make_accelerator, train
+
+    shape = shape_of(size)
+    images = np.random.default_rng(0).integers(0, 256, (1024, *shape), dtype=np.uint8)
+    detector = ADCGAN(width=plan.width, precision=precision, device=plan.device, random_state=seed)
+    accelerator = make_accelerator(plan.device, precision)
+    model = detector.make_model(shape).to(accelerator.device)
+    recipe = model.recipe(5000, accelerator)
+    assert recipe is not None
+    joint = replace(recipe.phases[-1], steps=10**9)
+    session = Session(accelerator, RunLog(None), seed, silent, cuda_graphs=graphed)
+    return train(replace(recipe, phases=[joint]), images, split_held_out(1024, 0.1, 0), session)
+
+
+def kernels_of(steps: Iterator[None], device: Any) -> float | None:
+    """Return how many kernels, copies and fills the device does for a step; None on a CPU."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    if device.type != "cuda":
+        return None
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in range(PROFILED_STEPS):
+            next(steps)
         wait_for(device)
-        count += CHUNK[device.type]
-    peak = torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else None
-    return {"steps": count, "seconds": time.perf_counter() - begun, "peak_gpu_mib": peak}
+    on_device = (e for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA)
+    return sum(1 for _ in on_device) / PROFILED_STEPS
 
 
 def wait_for(device: Any) -> None:
@@ -121,356 +236,327 @@ def wait_for(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-def prepared(settings: Row, stack: contextlib.ExitStack) -> Callable[[], None]:
-    """Return a joint step in the mode asked for, on one batch of random images."""
+# -- scoring -------------------------------------------------------------------------------------
+
+
+def measure_scoring(plan: Plan) -> Iterator[Row]:
+    """Yield a row for each size."""
+    for size in plan.sizes:
+        told = {"size": size, "width": plan.width, "device": plan.device}
+        yield guarded(told, lambda: scored(plan, size))  # noqa: B023
+
+
+def scored(plan: Plan, size: int) -> Row:
+    """Return images a second, and how far scores are from the CPU's in float32 and in TF32."""
+    import numpy as np
     import torch
+    from worker import shape_of
 
     from adcgan import ADCGAN
-    from adcgan.training import make_accelerator
-    from adcgan.training.graphs import GraphedSteps
+    from adcgan.data.prepare import to_floats
 
-    detector = ADCGAN(**{key: settings[key] for key in ("width", "precision", "device")})
-    shape, mode = shape_of(settings["size"]), settings["mode"]
-    accelerator = make_accelerator(detector.device, detector.precision)
-    device = accelerator.device
-    torch.manual_seed(0)
-    model = detector.make_model(shape).train()
-    rng = torch.Generator(device).manual_seed(0)
-    x = torch.rand(BATCH, *shape, device=device, generator=rng)
-    take: Callable[[], object]
-    if mode in REFERENCE:
-        take = reference_step(model, x, rng, compiled=mode == "compiled")
-    else:
-        recipe = model.to(device).recipe(5000, accelerator)
-        joint = recipe.phases[1].step
-        take = lambda: joint(x, rng)  # noqa: E731
-        if mode == "graphed":
-            graphs = GraphedSteps(recipe.optimizers, rng, accelerator.autocast)
-            stack.enter_context(graphs.stream())
-            take = lambda: graphs.take(joint, x)  # noqa: E731
+    channels, height, width = shape_of(size)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (COMPARED, height, width, channels), dtype=np.uint8)
+    detector = ADCGAN(
+        width=plan.width, device=plan.device, warmup_epochs=1, epochs=1, min_steps=0, fpr=0.5
+    ).fit(images)
+    model, pixels = detector.model_, images.transpose(0, 3, 1, 2)
+    # The batch is the one that scoring takes, repeated images or not.
+    batch = np.ascontiguousarray(np.resize(pixels, (model.images_at_once, *pixels.shape[1:])))
+    on_device = to_floats(torch.tensor(batch, device=model.device))
 
-    number = 0
+    def in_tf32() -> dict[str, Any]:
+        with torch.no_grad():
+            return {key: value.cpu() for key, value in model(on_device).components.items()}
 
-    def step() -> None:
-        nonlocal number
-        number += 1
-        torch.manual_seed(number)
-        rng.manual_seed(number)
-        with contextlib.nullcontext() if mode == "graphed" else accelerator.autocast():
-            take()
+    def in_float32() -> dict[str, Any]:
+        return model.scored(batch).components
 
-    return step
+    twin = detector.model_on("cpu")
+    exact = twin.combine(twin.scored(pixels).components)
+    row: Row = {"batch": len(batch)}
+    for name, score in (("float32", in_float32), ("tf32", in_tf32)):
+        parts = {k: np.asarray(v, dtype=np.float64)[:COMPARED] for k, v in score().items()}
+        n = min(len(batch), COMPARED)
+        difference = np.abs(model.combine(parts) - exact[:n])
+        row[f"{name}_images_per_second"] = len(batch) * calls_a_second(score, plan.seconds)
+        row[f"{name}_difference_of_score"] = float((difference / np.abs(exact[:n])).max())
+        row[f"{name}_difference_of_spread"] = float(difference.max() / exact.std())
+    return row
 
 
-def reference_step(model: Any, x: Any, rng: Any, *, compiled: bool) -> Callable[[], object]:
-    """Return the step of `plain.py` on images `x`."""
-    from plain import PlainStep, plain_model
-
-    twin = plain_model(model).to(x.device).train()
-    for network in (twin.encoder, twin.generator, twin.critic) if compiled else ():
-        network.compile()
-    step = PlainStep(twin)
-    return lambda: step(x, rng)
+def calls_a_second(function: Callable[[], object], seconds: float) -> float:
+    """Return how often a function that waits for its result is done in a second."""
+    count, begun = 0, time.perf_counter()
+    while time.perf_counter() < begun + seconds:
+        function()
+        count += 1
+    return count / (time.perf_counter() - begun)
 
 
-# -- the process that measures -------------------------------------------------------------------
+# -- rows of Table 1 -----------------------------------------------------------------------------
 
 
-class EndedEarlyError(Exception):
-    """A worker is gone; what it said is above, on standard error."""
+def missing_cells(plan: Plan, part: Part, out: Path) -> list[Cell]:
+    """Return the cells of a part that have no row in ``results/`` or OUT."""
+    from adcgan.benchmark.cells import plan as planned
+    from adcgan.benchmark.rows import read_rows
+
+    cells = planned(
+        dataset=part.dataset,
+        scheme=part.scheme,
+        classes=range(part.classes),
+        detectors={"adcgan": plan.settings},
+        seeds=plan.seeds,
+    )
+    files = [*sorted((ROOT / "results").glob("*.jsonl")), out / "table-1"]
+    rows = [row for file in files for row in read_rows(file)]
+    done = {row["key"] for row in rows if row["error"] is None}
+    return [cell for cell in cells if cell.key not in done]
 
 
-class Stepper:
-    """A worker process, seen from the process that measures."""
+def how_many(part: Part, rows: Sequence[Row], seconds: float) -> tuple[int, int | None]:
+    """Return how many cells of a part can be done in the time, and how many of them at once.
 
-    def __init__(self, settings: Row) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def read(self) -> Row:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise EndedEarlyError(f"a process ended with status {self._process.wait()}")
-        answer: Row = json.loads(line)
-        return answer
-
-    def begin(self, seconds: float) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{seconds}\n")
-            self._process.stdin.flush()
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-class Utilisation:
-    """The share of time, in percent, in which the GPU ran any kernel, looked at twice a second."""
-
-    def __init__(self, device: str) -> None:
-        self._device, self._over = device, threading.Event()
-        self._seen: list[float] = []
-        self.means, self._look = utilisation_reader(device)
-
-    def __enter__(self) -> Utilisation:
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while self._look is not None and not self._over.wait(0.5):
-            self._seen.append(self._look())
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    @property
-    def percent(self) -> float | None:
-        return statistics.mean(self._seen) if self._seen else None
-
-
-def utilisation_reader(device: str) -> tuple[str, Callable[[], float] | None]:
-    """Return how the utilisation is read here, and what reads it: None where nothing does."""
-    import torch
-
-    def by_torch() -> float:
-        return float(torch.cuda.utilization(device))
-
-    def by_command() -> float:
-        index = torch.device(device).index or 0
-        query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        command = ["nvidia-smi", f"--id={index}", *query]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
-        return float(done.stdout.strip())
-
-    means = {"torch.cuda.utilization": by_torch, "nvidia-smi": by_command}
-    for name, read in means.items() if device.startswith("cuda") else ():
-        # Whatever is missing: the package, the command, the right to ask.
-        with contextlib.suppress(Exception):
-            read()
-            return name, read
-    return "not measured", None
-
-
-def measured(settings: Row, processes: int, seconds: float) -> Row:
-    """Return the steps a second of some processes at once, or the error that kept them from it."""
-    row: Row = {"part": "steps", **settings, "processes": processes, "error": None}
-    steppers = [Stepper(settings) for _ in range(processes)]
-    try:
-        first = [stepper.read()["first_step_seconds"] for stepper in steppers]
-        # The first round is not counted: it captures, and settles what the first step did not.
-        for round_seconds in (min(2.0, seconds), seconds):
-            for stepper in steppers:
-                stepper.begin(round_seconds)
-            with Utilisation(settings["device"]) as used:
-                told = [stepper.read() for stepper in steppers]
-    except EndedEarlyError as error:
-        return {**row, "error": str(error)}
-    finally:
-        for stepper in steppers:
-            stepper.end()
-    speeds = [one["steps"] / one["seconds"] for one in told]
-    return {
-        **row,
-        "steps_per_second": sum(speeds),
-        "steps_per_second_each": speeds,
-        "gpu_percent": used.percent,
-        "gpu_percent_by": used.means,
-        "peak_gpu_mib": told[0]["peak_gpu_mib"],
-        "first_step_seconds": max(first),
-    }
-
-
-def measure_steps(options: argparse.Namespace) -> Iterator[Row]:
-    """Yield a row for each size, width, mode and number of processes."""
-    names = ("device", "precision", "threads")
-    common = {name: getattr(options, name) for name in names}
-    for size in options.sizes:
-        for width in options.widths:
-            for mode in options.modes:
-                for processes in options.processes if mode in OURS else (1,):
-                    what = f"{size} px, width {width:g}, {mode}, {processes} at a time"
-                    print(f"{what} …", file=sys.stderr, flush=True)
-                    settings = {**common, "size": size, "width": width, "mode": mode}
-                    yield measured(settings, processes, options.seconds)
-
-
-def best(rows: list[Row], size: int, width: float) -> Row | None:
-    """Return the fastest of the package's rows of a size that fills the GPU with fewest processes.
-
-    That is the least number of processes with nearly the best throughput.
+    By the steps a second that were measured; if none were, all, as many at once as usual.
     """
-    ours = [
-        row
+    speeds = {
+        row["at_once"]: row["steps_per_second"]
         for row in rows
-        if (row["size"], row["width"]) == (size, width)
-        and row["mode"] in OURS
+        if row["size"] == part.size
         and row["error"] is None
-    ]
-    most = max((row["steps_per_second"] for row in ours), default=0.0)
-    enough = [row for row in ours if row["steps_per_second"] >= ENOUGH * most]
-    return min(enough, key=lambda row: (row["processes"], -row["steps_per_second"]), default=None)
-
-
-def projection(rows: list[Row]) -> list[Row]:
-    """Return the time of each part of Table 1 at the best throughput of its size and width."""
-    found = []
-    for width in sorted({row["width"] for row in rows}, reverse=True):
-        for part in TABLE_1:
-            fastest = best(rows, part.size, width)
-            if fastest is not None:
-                seconds = part.steps / fastest["steps_per_second"]
-                modes = {key: fastest[key] for key in ("mode", "processes")}
-                told = {**part._asdict(), "steps": part.steps, "seeds": SEEDS}
-                found.append(
-                    {"part": "table 1", "width": width, **told, **modes, "seconds": seconds}
-                )
-    return found
-
-
-def measure(options: argparse.Namespace) -> Row:
-    """Return everything asked for, with what it was measured on."""
-    import torch
-    from circumstances import circumstances
-
-    from adcgan.training.runlog import hardware
-
-    begun = time.perf_counter()
-    rows = list(measure_steps(options))
-    told = {
-        **circumstances(),
-        "device": hardware(torch.device(options.device)),
-        "seconds": time.perf_counter() - begun,
+        and (row["mode"], row["precision"]) == ("graphed", "auto")
     }
-    # What steps on a CPU take says nothing about a GPU.
-    rows += projection(rows) if options.device != "cpu" else []
-    return {**told, "command": " ".join(["python", *sys.argv]), "rows": rows}
+    if not speeds:
+        return sys.maxsize, None
+    # Several at once are done at the same moment, so that as many have to be done in the time.
+    can = {k: k * int(seconds * speed / (k * part.cell_steps)) for k, speed in speeds.items()}
+    most = max(can, key=lambda k: (can[k], k))
+    return can[most], most
+
+
+def compute_rows(plan: Plan, out: Path, deadline: float) -> None:
+    """Compute what is missing of Table 1, as much as can be done before `deadline`."""
+    from adcgan.benchmark.sweep import sweep
+
+    steps = rows_of(out / "steps.jsonl")
+    for part in plan.table:
+        # A fifth is for starting, scoring and what was estimated wrongly.
+        number, at_once = how_many(part, steps, 0.8 * (deadline - time.time()))
+        cells = missing_cells(plan, part, out)[:number]
+        if cells:
+            print(f"{part.dataset}, {part.scheme}: {len(cells)} cells", flush=True)
+            sweep(cells, out / "table-1", device=plan.device, cells_at_once=at_once)
+
+
+# -- the parts -----------------------------------------------------------------------------------
+
+
+def run_part(name: str, options: argparse.Namespace) -> None:
+    """Do one part, in this process."""
+    plan, out = plan_for(options.device, options.minutes), options.out
+    if name == "tests":
+        import pytest
+
+        os.chdir(ROOT)
+        # Without the options that need more than pytest itself.
+        few = ["-o", "addopts=--import-mode=importlib --strict-markers", "-p", "no:cacheprovider"]
+        files = [
+            str(file)
+            for file in Path("tests").rglob("test_*.py")
+            if "mark.cuda" in file.read_text()
+        ]
+        sys.exit(pytest.main([*few, "-q", "-ra", "-m", "cuda", *sorted(files)]))
+    elif name == "rows":
+        compute_rows(plan, out, options.deadline)
+    else:
+        measure = {"steps": measure_steps, "scoring": measure_scoring}[name]
+        for row in measure(plan):
+            with (out / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def end_with_parent() -> None:
+    """Wait until the process at the other end of standard input is gone, and end as well."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def part_in_time(name: str, options: argparse.Namespace, seconds: float) -> str:
+    """Do one part in a process of its own; return how it ended."""
+    command = [sys.executable, __file__, str(options.out), "--part", name]
+    command += ["--device", options.device, "--minutes", str(options.minutes)]
+    command += ["--deadline", str(time.time() + seconds)]
+    path = os.pathsep.join([str(ROOT / "src"), *options.packages, *_path()])
+    log = options.out / ("tests.txt" if name == "tests" else "log.txt")
+    begun = time.monotonic()
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        try:
+            status = process.wait(timeout=seconds)
+            ended = "done" if status == 0 else f"ended with status {status}; see {log.name}"
+        except subprocess.TimeoutExpired:
+            ended = "its time was up"
+        finally:
+            process.kill()
+            process.communicate()
+    return f"{name}: {ended} ({time.monotonic() - begun:.0f} s)"
+
+
+def _path() -> list[str]:
+    return [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+
+
+def take_wheels(options: argparse.Namespace) -> list[str]:
+    """Unpack what is missing of `EXTRA` from the folder of wheels; return where it then lies."""
+    lacking = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if not lacking or options.wheels is None:
+        return []
+    place = options.out / "packages"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index"]
+    command += ["--find-links", str(options.wheels), "--target", str(place), *lacking]
+    if subprocess.run(command, check=False).returncode:
+        print(f"{' and '.join(lacking)} could not be taken from {options.wheels}", flush=True)
+    return [str(place)]
 
 
 # -- what is printed -----------------------------------------------------------------------------
 
 
-def table(result: Row) -> str:
-    """Return the result as Markdown."""
-    from circumstances import sentence
+def rows_of(path: Path) -> list[Row]:
+    """Return the rows of a file of JSON lines, without one that was cut short."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    device = result["device"]
-    text = f"Steps on {device['device']} ({device['name']}). {sentence(result)}\n\n"
-    text += _heading(
-        *("size, width", "", "processes", "steps/s", "ms a step", "GPU busy", "peak GPU MiB each"),
-        "first step, s",
-    )
-    text += "".join(_line(row) for row in result["rows"] if row["part"] == "steps") + "\n"
-    parts = [row for row in result["rows"] if row["part"] == "table 1"]
-    if parts:
-        text += _heading("Table 1", "width", "steps, 3 seeds", "by", "hours")
-        text += "".join(map(_projected_line, parts))
-        for width in dict.fromkeys(row["width"] for row in parts):
-            some = [row for row in parts if row["width"] == width]
-            total = sum(row["seconds"] for row in some) / 3600
-            whole = "all" if len(some) == len(TABLE_1) else f"{len(some)} of {len(TABLE_1)} parts"
-            text += f"| {whole} | {width:g} | {sum(r['steps'] for r in some):,} | | {total:.3g} |\n"
+
+def summary(out: Path, ended: Sequence[str]) -> str:
+    """Return all that OUT holds as Markdown."""
+    text = "".join(f"- {line}\n" for line in ended) + "\n"
+    steps = rows_of(out / "steps.jsonl")
+    text += _heading("size", "", "precision", "runs", "steps/s", "kernels a step", "peak GPU MiB")
+    text += "".join(map(_step_line, steps)) + "\n"
+    text += _heading("size", "", "images/s", "difference ÷ score", "÷ spread of scores")
+    for row in rows_of(out / "scoring.jsonl"):
+        text += "".join(_scoring_line(row, name) for name in ("float32", "tf32"))
+    text += "\n" + projection(steps)
+    for row in rows_of(out / "table-1" / "rows.jsonl"):
+        text += f"- {row['key']}: {row['error'] or row['auroc']}\n"
     return text
+
+
+def projection(steps: Sequence[Row]) -> str:
+    """Return the hours of Table 1 with three seeds at the best throughput of each size."""
+    best: dict[int, float] = {}
+    for row in steps:
+        if row["error"] is None and row["width"] == 1.0:
+            best[row["size"]] = max(best.get(row["size"], 0.0), row["steps_per_second"])
+    if not {part.size for part in TABLE_1} <= best.keys():
+        return "Not every size was measured at width 1, so there is no projection of Table 1.\n\n"
+    text = _heading("Table 1", "steps, 3 seeds", "hours")
+    hours = {part: part.steps / best[part.size] / 3600 for part in TABLE_1}
+    for part, time_of_it in hours.items():
+        text += f"| {part.dataset}, {part.scheme} | {part.steps:,} | {time_of_it:.3g} |\n"
+    total = sum(part.steps for part in TABLE_1)
+    return text + f"| all | {total:,} | {sum(hours.values()):.3g} |\n\n"
 
 
 def _heading(*names: str) -> str:
     return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|\n"
 
 
-def _line(row: Row) -> str:
-    start = (f"{row['size']} px, {row['width']:g}", f"{row['mode']}, {row['precision']}")
+def _step_line(row: Row) -> str:
+    cells = [f"{row['size']} px, {row['width']:g}", row["mode"], row["precision"]]
+    cells.append(str(row["at_once"]))
     if row["error"] is not None:
-        cells = (*start, f"{row['processes']}", row["error"], *("–",) * 4)
-        return "| " + " | ".join(cells) + " |\n"
-    percent, peak = row["gpu_percent"], row["peak_gpu_mib"]
-    cells = (
-        *start,
-        f"{row['processes']}",
-        f"{row['steps_per_second']:.3g}",
-        f"{1000 * row['processes'] / row['steps_per_second']:.3g}",
-        "not measured" if percent is None else f"{percent:.0f}%",
-        "–" if peak is None else f"{peak:.0f}",
-        f"{row['first_step_seconds']:.1f}",
-    )
+        return "| " + " | ".join([*cells, row["error"], "–", "–"]) + " |\n"
+    kernels, peak = row["kernels_a_step"], row["peak_gpu_mib"]
+    cells.append(f"{row['steps_per_second']:.4g}")
+    cells += ["–" if value is None else f"{value:.0f}" for value in (kernels, peak)]
     return "| " + " | ".join(cells) + " |\n"
 
 
-def _projected_line(row: Row) -> str:
-    cells = (
-        f"{row['dataset']}, {row['scheme']}",
-        f"{row['width']:g}",
-        f"{row['steps']:,}",
-        f"{row['mode']}, {row['processes']} at a time",
-        f"{row['seconds'] / 3600:.3g}",
-    )
+def _scoring_line(row: Row, name: str) -> str:
+    cells = [f"{row['size']} px, {row['width']:g}", name]
+    if row["error"] is not None:
+        return "| " + " | ".join([*cells, row["error"], "–", "–"]) + " |\n"
+    cells.append(f"{row[f'{name}_images_per_second']:.4g}")
+    cells += [f"{row[f'{name}_difference_of_{what}']:.1e}" for what in ("score", "spread")]
     return "| " + " | ".join(cells) + " |\n"
 
 
 # -- the command ---------------------------------------------------------------------------------
 
 
-def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    return lambda text: [kind(part) for part in text.split(",")]
+def check_device(device: str) -> str | None:
+    """Return why nothing can be measured on `device`, if so."""
+    if device == "cpu":
+        return None
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return f"gpu_check needs a CUDA device, and {device!r} is none here."
+    return None
 
 
-def check_device(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Set what depends on the device, or end with one line and exit code 2."""
-    from adcgan import InputError
-    from adcgan.training import resolve_device
-
-    try:
-        kind = resolve_device(options.device).type
-    except InputError:
-        kind = "none"
-    on_cpu = options.device == "cpu"
-    if kind != "cuda" and not on_cpu:
-        parser.exit(2, f"gpu.py needs a CUDA device, and {options.device!r} is none here.\n")
-    allowed = ("eager",) if on_cpu else OURS + REFERENCE
-    unknown = set(options.modes or ()) - set(allowed)
-    if unknown:
-        parser.exit(2, f"--modes on {options.device} must be of {','.join(allowed)}.\n")
-    options.modes = options.modes or list(allowed)
-    options.widths = options.widths or [CPU_WIDTH if on_cpu else 1.0]
-    options.processes = options.processes or ([1] if on_cpu else [1, 2, 4, 8])
-
-
-def main() -> None:
-    if len(sys.argv) > 1 and sys.argv[1] == "--worker":
-        run_worker(json.loads(sys.argv[2]))
-        return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do all parts, one after another, in the time given."""
+    begun = time.monotonic()
+    parser = argparse.ArgumentParser(prog="gpu_check", description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="the folder for all that is measured")
+    parser.add_argument("--minutes", type=float, default=10, help="all there are; 10 if not given")
     parser.add_argument("--device", default="cuda", help="a CUDA device, or cpu for a trial")
-    parser.add_argument("--modes", type=_numbers(str), help="of eager,graphed,plain,compiled")
-    parser.add_argument("--sizes", type=_numbers(int), default=[28, 32, 64])
-    parser.add_argument("--widths", type=_numbers(float), help="1 if not given")
-    parser.add_argument("--processes", type=_numbers(int), help="1,2,4,8 if not given")
-    parser.add_argument("--precision", default="auto", help="auto, float32 or bf16")
-    parser.add_argument("--seconds", type=float, default=10, help="for one table row")
-    parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--out", type=Path, help="the JSON file to write")
-    parser.add_argument(
-        "--table", type=Path, help="print the table of a JSON file, measure nothing"
-    )
-    options = parser.parse_args()
-    if options.table:
-        print(table(json.loads(options.table.read_text(encoding="utf-8"))))
-        return
-    check_device(options, parser)
-    result = measure(options)
-    if options.out:
-        from adcgan.files import write_json
+    parser.add_argument("--parts", default=",".join(PARTS), help="of tests,steps,scoring,rows")
+    parser.add_argument("--wheels", type=Path, help="a folder of wheels for what is missing")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.part:
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        run_part(options.part, options)
+        return 0
+    chosen = options.parts.split(",")
+    if set(chosen) - set(PARTS):
+        parser.error(f"--parts must be of {','.join(PARTS)}")
+    sys.path.insert(0, str(ROOT / "src"))
+    refused = check_device(options.device)
+    if refused:
+        parser.exit(2, f"{refused}\n")
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.packages = take_wheels(options)
+    write_circumstances(options)
+    ended: list[str] = []
+    for name in [part for part in PARTS if part in chosen]:
+        left = 60 * options.minutes - GRACE_SECONDS - (time.monotonic() - begun)
+        seconds = min(left, SHARES[name] * 60 * options.minutes)
+        ended.append(
+            part_in_time(name, options, seconds) if seconds > 1 else f"{name}: no time was left"
+        )
+        print(ended[-1], flush=True)
+        (options.out / "summary.md").write_text(summary(options.out, ended), encoding="utf-8")
+    return 0
 
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.out, result)
-    print(table(result))
+
+def write_circumstances(options: argparse.Namespace) -> None:
+    """Write what everything is measured on."""
+    import torch
+    from circumstances import circumstances
+
+    from adcgan.files import write_json
+    from adcgan.training.runlog import hardware
+
+    told = {**circumstances(), "device": hardware(torch.device(options.device))}
+    write_json(options.out / "circumstances.json", told)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
