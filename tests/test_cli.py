@@ -176,7 +176,7 @@ def test_the_package_runs_as_a_module():
         (InputError("The 'a' parameter\nis wrong."), 2, "error: The 'a' parameter is wrong."),
         (MissingExtraError("pip install it"), 2, "error: pip install it"),
         (DivergedError("critic at step 3"), 3, "error: critic at step 3"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command with --resume goes on"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command with --resume continues"),
     ],
 )
 def test_errors_a_user_can_meet_are_one_line_and_an_exit_code(
@@ -205,7 +205,7 @@ def test_other_errors_are_bugs_and_keep_their_traceback(photos, tmp_path, monkey
 
 def test_a_warning_is_one_line_without_source(model, photos, tmp_path):
     result = run("score", model, photos / "test", "--out", tmp_path / "s.csv", "--fpr", 0.001)
-    assert result.stderr.startswith("warning: A false-positive budget of 0.001 takes 999 held-out")
+    assert result.stderr.startswith("warning: A false-positive budget of 0.001 needs 999 held-out")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -293,7 +293,7 @@ def test_what_fit_could_not_read_is_in_the_models_skipped_csv(model):
 
 def test_fit_refuses_a_folder_that_is_not_empty(model, photos):
     line = refused("fit", photos / "train", "--out", model, *TINY)
-    assert "--out must be an empty or new folder" in line
+    assert "--out must be a new or empty folder" in line
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(model, photos):
@@ -320,7 +320,7 @@ def test_resume_starts_where_nothing_is(photos, tmp_path):
     ("arguments", "message"),
     [
         (["absent"], "'absent' does not exist"),
-        (["digits"], "say which is normal by --normal, or which is anomalous by --anomalous"),
+        (["digits"], "name the normal one with --normal, or the anomalous one with --anomalous"),
         (["digits", "--normal", "ten"], "Got 'ten' instead"),
         (["digits", "--normal", "1", "--anomalous", "2"], "Exactly one"),
         (["{train}", "--normal", "1"], "has no labels"),
@@ -455,7 +455,7 @@ def test_an_interrupted_fit_goes_on_by_resume(photos, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted; the same command with --resume goes on"
+    assert errors.splitlines()[-1] == "interrupted; the same command with --resume continues"
     assert not (out / "manifest.json").exists()
     result = run(*arguments, "--resume")
     assert result.exit_code == 0, result.output

@@ -135,7 +135,7 @@ def test_training_on_a_full_disk_goes_on_once_there_is_room(root: Path, disk: Di
         line = failed("fit", root / "train", "--out", out, *NETWORKS, *resumed)
         assert line == (
             f"error: the system failed at {str(out / 'checkpoint.safetensors')!r}: No space left "
-            "on device. Free some space; then the same command with --resume goes on."
+            "on device. Free some space; then the same command with --resume continues."
         )
     # There was room for one checkpoint, and none for the next.
     assert {path.name for path in out.iterdir()} == {
@@ -159,7 +159,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(
         done = run(*command)
         assert done.exit_code == 4
         assert done.stderr.startswith(f"error: the system failed at '{disk.folder}")
-        assert "Read-only file system. Choose a place that can be written to.\n" in done.stderr
+        assert "Read-only file system. Choose a writable place.\n" in done.stderr
         assert done.stderr.count("\n") == 1
 
 
@@ -281,7 +281,7 @@ def test_a_benchmark_on_a_full_disk_ends_and_goes_on(root: Path, tmp_path: Path)
     with files_of_at_most(400):
         line = failed(*command)
     assert line.startswith(f"error: the system failed at '{tmp_path}/")
-    assert line.endswith("; then the same command goes on.")
+    assert line.endswith("; then the same command continues.")
     assert read_rows(tmp_path) == []
     assert run(*command).exit_code == 0
     assert [row["error"] for row in read_rows(tmp_path)] == [None, None]

@@ -136,10 +136,10 @@ def test_a_sweep_goes_on_with_the_categories_that_are_not_done(
     assert in_process == ["nut"]
     result = done(*command)
     assert in_process == ["nut", "bolt"]
-    assert "2 cells, 1 of them done before" in result.stderr
+    assert "2 cells, 1 of them already done" in result.stderr
     # Another image makes another set of it, whose figures are to be computed.
     shutil.copy(root / "bolt/train/good/0.png", root / "bolt/train/good/new.png")
-    assert "2 cells, 1 of them done before" in done(*command).stderr
+    assert "2 cells, 1 of them already done" in done(*command).stderr
     assert in_process == ["nut", "bolt", "bolt"]
 
 
@@ -194,7 +194,7 @@ def test_a_set_known_by_name_is_one_category(
     assert (row["dataset"], row["class"]) == ("magnetic-tile", "magnetic-tile")
     # By its path it is the same set, and done.
     again = done("benchmark", "--dataset", tmp_path / "magnetic-tile", *QUICK, "--out", out)
-    assert "1 cell, 1 of them done before" in again.stderr
+    assert "1 cell, 1 of them already done" in again.stderr
 
 
 @pytest.mark.usefixtures("in_process")
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_benchmarked_is_one_line(
     [
         (["--classes", "bolt,screw"], "must be of bolt, nut, the categories of"),
         (["--classes", "0"], "Got '0' instead"),
-        (["--scheme", "one-vs-all"], "--scheme must be left out where --dataset is a folder"),
+        (["--scheme", "one-vs-all"], "--scheme must be left out if --dataset is a folder"),
         (["--split", "development"], "--split must be left out"),
         (["--protocol", "released"], "--protocol must be left out"),
         (["--set", "depth=3"], "PixelPCA has no parameter 'depth'"),
@@ -297,7 +297,7 @@ def test_a_model_is_of_one_category(root: Path, tmp_path: Path) -> None:
         refused("evaluate", tmp_path / "m", root, "--out", tmp_path / "e"),
         refused("score", tmp_path / "m", root, "--out", tmp_path / "s.csv"),
     ):
-        assert "holds categories (bolt, nut), and a model is of one" in line
+        assert "holds categories (bolt, nut), but a model is for one" in line
         assert repr(str(root / "bolt")) in line
         assert f"adcgan benchmark --dataset {root}" in line
 

@@ -398,7 +398,7 @@ def test_settings_go_to_the_detector_that_is_named_or_to_all_that_have_them(tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--detectors", "adcgan,magic"], "--detectors must be of adcgan"),
+        (["--detectors", "adcgan,magic"], "--detectors must be among adcgan"),
         (["--set", "depth=3"], "ADCGAN has no parameter 'depth'"),
         (["--set", "alad.width=1"], "'alad' must be one of --detectors (adcgan)"),
         (["--set", "width"], "key=value"),

@@ -99,5 +99,5 @@ def test_nothing_is_decided_on_the_host() -> None:
 
 @pytest.mark.parametrize("kinds", [[], ["paste", "dragon"]])
 def test_an_unknown_kind_is_refused_by_name(kinds: list[str]) -> None:
-    with pytest.raises(InputError, match=r"'kinds' parameter must be of 'paste'.*Got"):
+    with pytest.raises(InputError, match=r"'kinds' parameter must be among 'paste'.*Got"):
         add_defects(textures(), rng(), kinds=kinds)

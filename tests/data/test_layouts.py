@@ -83,7 +83,7 @@ def test_a_file_beside_the_test_folders_is_listed_with_an_error(root: Path) -> N
     assert listing is not None
     images = load_images(listing)
     assert [item.name for item in images.skipped] == ["test/stray.png"]
-    assert "in no folder" in images.skipped[0].error
+    assert "not in a folder" in images.skipped[0].error
     assert images.labels is not None
 
 

@@ -78,7 +78,7 @@ def test_images_of_different_sizes_are_refused_where_one_is_needed(
     photographs: list[NDArray[np.uint8]],
 ) -> None:
     kept = load_images(photographs, resize="keep")
-    with pytest.raises(InputError, match=r"must be of one size.* pass image_size"):
+    with pytest.raises(InputError, match=r"must all have one size.* pass image_size"):
         load_images(kept)
     assert load_images(kept, image_size=16).shape == (1, 16, 16)
 

@@ -272,7 +272,7 @@ def test_the_parts_that_decide_are_named_with_their_shares(page):
         score_contributions=lambda c: {"residual": c["residual"], "latent": c["latent"] / 4}
     )
     text = " ".join(" ".join(Reader(render(evaluated(mixed))).text).split())
-    assert "The part named residual decides most: it brings 133.3%" in text
+    assert "The part named residual decides most: it accounts for 133.3%" in text
     assert "-33.3%" in text
 
 

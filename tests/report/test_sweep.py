@@ -53,7 +53,7 @@ def test_a_whole_average_is_in_the_verdict_and_in_the_tables():
 
 def test_an_average_that_lacks_a_class_is_not_told():
     page, text = text_of([row(0)])
-    assert "No average is whole: that takes every class." in text
+    assert "No average is complete: it needs every class." in text
     assert "1 of 2 classes" in text
     assert page.count("<svg") == 1
 

@@ -98,7 +98,7 @@ def test_a_budget_that_the_calibration_cannot_keep_comes_with_a_warning(site, pi
     body = site.post("/v1/score?fpr=0.001", **raw(picture(108))).json()
     assert (body["threshold"], body["fpr"]) == (108, 0.01)
     assert body["warning"] == (
-        "A false-positive budget of 0.001 takes 999 held-out normal images. There are 99, so the "
+        "A false-positive budget of 0.001 needs 999 held-out normal images. There are 99, so the "
         "budget in force is 0.01."
     )
 

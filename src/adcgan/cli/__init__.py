@@ -33,8 +33,8 @@ from adcgan.cli.version import installation
 from adcgan.errors import DivergedError, InputError, MissingExtraError
 
 _RESUMED_BY = {
-    **dict.fromkeys(("fit", "demo", "compare"), "the same command with --resume goes on"),
-    "benchmark": "the same command goes on",
+    **dict.fromkeys(("fit", "demo", "compare"), "the same command with --resume continues"),
+    "benchmark": "the same command continues",
 }
 
 
@@ -42,7 +42,7 @@ class _Commands(TyperGroup):
     """Turns the errors that a user can meet into one line and an exit code."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the parameters; help leaves out the rarer of the two on shell completion."""
+        """Return the parameters, for help without the rarer option for shell completion."""
         params: Any = super().get_params(ctx)
         for param in params:
             if param.name == "show_completion":
@@ -78,7 +78,7 @@ class _Commands(TyperGroup):
 
 
 def _of_the_system(error: Exception, command: str) -> Exception:
-    """Return what ends the program if the system failed, or refuses a path; else the error."""
+    """Return the exit for an error of the system or a refused path; else the error itself."""
     line = failure_line(error, _RESUMED_BY.get(command, "give the same command again"))
     if line is not None:
         return _ended(f"error: {line}", 4)
@@ -93,7 +93,7 @@ def _ended(line: str, code: int) -> typer.Exit:
 
 
 def _show_version(wanted: bool) -> None:
-    """Print the versions and stop, if that was asked for."""
+    """Print the versions and exit, for --version."""
     if wanted:
         for name, found in installation().items():
             typer.echo(f"{name} {found}")

@@ -1,4 +1,4 @@
-"""``adcgan audit``: how much of the released evaluation's figure is a leak of labels."""
+"""``adcgan audit``: how far leaked labels move the released evaluation's figure."""
 
 from __future__ import annotations
 
@@ -140,7 +140,6 @@ def _write(out: Path, result: Audit, figures: dict[str, Any]) -> None:
 
 
 def _page(figures: dict[str, Any]) -> str:
-    """Return the page for people."""
     singled = "normal" if figures["scheme"] == "one-vs-all" else "anomalous"
     kinds = [kind for kind in _KINDS if figures[kind] is not None]
     return _PAGE.format(
@@ -162,12 +161,11 @@ def _page(figures: dict[str, Any]) -> str:
 
 
 def _said(found: dict[str, Any]) -> str:
-    """Return an AUROC, or where those of all draws lie."""
+    """Return an AUROC, or the range and median over draws, as text."""
     return f"{found['auroc']:.4f}" if "auroc" in found else _range(found)
 
 
 def _range(aurocs: dict[str, Any]) -> str:
-    """Return where the AUROCs of all draws lie."""
     return f"{aurocs['minimum']:.4f} to {aurocs['maximum']:.4f}, median {aurocs['median']:.4f}"
 
 

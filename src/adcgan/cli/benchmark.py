@@ -95,9 +95,9 @@ def benchmark(
 ) -> None:
     """Train and judge detectors, one cell for each class or category, detector and seed.
 
-    Finished cells are skipped, and a sweep that was stopped goes on when the same command is given
-    again. A cell that fails is a row with its error and does not stop the others; the exit code is
-    then 1, or 3 if all that failed diverged. OUT/report.html and 'adcgan tables OUT' show the
+    The same command resumes a sweep that was stopped and skips finished cells. A cell that fails
+    is a row with its error and does not stop the others; the exit code is then 1, or 3 if all
+    that failed diverged. OUT/report.html and 'adcgan tables OUT' show the
     figures.
     """
     from adcgan.benchmark.categories import is_folder_set
@@ -151,7 +151,7 @@ def _folder_cells(
     split: str,
     chosen: dict[str, Any],
 ) -> list[Cell]:
-    """Return the cells of a folder's categories, and say what they are."""
+    """Return the cells of a folder's categories; print what they are."""
     from adcgan.benchmark.categories import find_categories
     from adcgan.benchmark.cells import plan_categories
     from adcgan.data.layouts import beside_categories
@@ -171,11 +171,11 @@ def _folder_cells(
 
 
 def _refuse_for_folders(option: str, given: str | None, usual: str | None) -> None:
-    """Refuse what has a meaning for sets with classes alone."""
+    """Refuse an option that applies only to sets with classes."""
     if given != usual:
         raise InputError(
-            f"{option} must be left out where --dataset is a folder, which says itself what is "
-            f"normal and what is for testing. Got {given!r} instead."
+            f"{option} must be left out if --dataset is a folder, whose layout says what is normal "
+            f"and what is for testing. Got {given!r} instead."
         )
 
 
@@ -203,7 +203,7 @@ def _names(detectors: str) -> list[str]:
     for name in names:
         if name not in DETECTORS:
             raise InputError(
-                f"--detectors must be of {', '.join(DETECTORS)}. Got {name!r} instead."
+                f"--detectors must be among {', '.join(DETECTORS)}. Got {name!r} instead."
             )
     return list(dict.fromkeys(names))
 
@@ -231,7 +231,6 @@ def _settings_by_detector(
 
 
 def _show(outcome: Outcome) -> None:
-    """Print one line for each cell."""
     from adcgan.report.wording import printable
 
     of_defects = any("pixels" in row for row in outcome.rows)
@@ -268,14 +267,14 @@ def _write_report(out: Path) -> None:
 
 
 def _account_for(outcome: Outcome, out: Path) -> None:
-    """Say what was done and what failed, and end with an exit code that tells."""
+    """Print what was done and what failed, and exit with a code that tells them apart."""
     from adcgan.report.wording import counted
 
     if any(row["protocol"] == "released" for row in outcome.rows):
         say("warning: the released protocol leaks labels; its figures are for audit only")
     for row in outcome.failed:
         say(f"failed     {row['key']}: {row['error']}")
-    done = f"{counted(len(outcome.rows), 'cell')}, {outcome.n_skipped:,} of them done before"
+    done = f"{counted(len(outcome.rows), 'cell')}, {outcome.n_skipped:,} of them already done"
     say(f"rows       {out} ({done}, {len(outcome.failed):,} failed)")
     if outcome.failed:
         diverged = all(row["error"].startswith("DivergedError") for row in outcome.failed)

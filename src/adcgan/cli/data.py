@@ -1,4 +1,4 @@
-"""``adcgan data``: the data sets that are known by name, and the cache of decoded images."""
+"""``adcgan data``: named data sets, and the cache of decoded images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _data() -> None:
 
 @app.command("list", epilog="Example: adcgan data list")
 def list_named(json: options.Json = False) -> None:
-    """List the data sets that can be used by name."""
+    """List the named data sets."""
     from adcgan.data import DATASETS, FOLDER_SETS
     from adcgan.data.layouts import GOOD
 
@@ -79,7 +79,7 @@ def list_named(json: options.Json = False) -> None:
 
 
 def _pixels(row: dict[str, Any]) -> str:
-    """Say how large the images of a set are."""
+    """Return the size of a set's images, for people."""
     if row["image_size"] is None:
         return "photographs"
     return f"{row['image_size']}×{row['image_size']}{' RGB' if row['channels'] == 3 else ''}"

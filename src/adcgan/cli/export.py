@@ -43,8 +43,8 @@ def export(
         )
         return
     typer.echo(
-        f"{made.path}: {made.n_bytes / 1e6:.1f} MB; scores differ from the model's by "
-        f"{made.parity:.1g} of their value at most, over {made.n_checked} images"
+        f"{made.path}: {made.n_bytes / 1e6:.1f} MB; scores differ from the model's by at "
+        f"most {made.parity:.1g} of their value, over {made.n_checked} images"
     )
     typer.echo(f"score with it: adcgan score {made.path} DATA --out scores.csv")
     typer.echo(f'or in Python:  adcgan.load("{made.path}")')

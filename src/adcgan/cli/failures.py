@@ -1,4 +1,4 @@
-"""What is said, in one line, where the system fails: which file, what it said, and what to do."""
+"""One line for a failure of the system: which file, what the system said, and what to do."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import tempfile
 
 from adcgan.errors import StorageError, system_failure
 
-_RIGHT = "Have the right to it given, or choose another place"
+_RIGHT = "Get permission, or choose another place"
 # What to do, by the system's number.
 _REMEDIES = {
     errno.ENOSPC: "Free some space",
-    errno.EDQUOT: "Free some space, or have the quota raised",
-    errno.EFBIG: "Raise the limit of a file's size (ulimit -f)",
-    errno.EROFS: "Choose a place that can be written to",
+    errno.EDQUOT: "Free some space, or get a larger quota",
+    errno.EFBIG: "Raise the limit on file sizes (ulimit -f)",
+    errno.EROFS: "Choose a writable place",
     errno.EACCES: _RIGHT,
     errno.EPERM: _RIGHT,
-    errno.EMFILE: "Raise the limit of open files (ulimit -n)",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n)",
     errno.ENFILE: "Close other programs",
     errno.ENOMEM: "Close other programs",
-    errno.ENOENT: "It is gone, or a folder that it was in: put it back",
+    errno.ENOENT: "It is gone, or its folder is: put it back",
 }
 _OTHER_REMEDY = "Check the disk"
 # After these it is not the same command that goes on.
@@ -30,14 +30,14 @@ _WRONG_PATHS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, e
 
 
 def failure_line(error: Exception, again: str) -> str | None:
-    """Return what to say of an error if the system failed, None if it did not.
+    """Return the line for an error of the system, None for any other error.
 
     Parameters
     ----------
     error : Exception
         What ended the command.
     again : str
-        How to go on once the cause is mended, such as "the same command goes on".
+        How to continue once the cause is fixed, such as "the same command continues".
     """
     if isinstance(error, MemoryError):
         return f"there is not enough memory. {_REMEDIES[errno.ENOMEM]}; then {again}."
@@ -45,7 +45,7 @@ def failure_line(error: Exception, again: str) -> str | None:
     if failure is None:
         return None
     if isinstance(failure, StorageError):
-        return f"{str(failure).rstrip('.')}. Mend that; then {again}."
+        return f"{str(failure).rstrip('.')}. Fix that; then {again}."
     where = "" if failure.filename is None else f" at {_name(failure)}"
     remedy = _REMEDIES.get(failure.errno or 0, _OTHER_REMEDY)
     if failure.filename in (tempfile.tempdir, "$TMPDIR"):
@@ -55,7 +55,7 @@ def failure_line(error: Exception, again: str) -> str | None:
 
 
 def wrong_path_line(error: Exception) -> str | None:
-    """Return what to say of a path that no file can have, None if it is not that."""
+    """Return the line for a path that no file can have, None for any other error."""
     if not isinstance(error, OSError) or error.errno not in _WRONG_PATHS:
         return None
     if error.filename is None:

@@ -1,4 +1,4 @@
-"""From what the user typed to images and folders, or one line that says what is wrong."""
+"""From command-line arguments to images and folders, or one line that says what is wrong."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def training_images(
     resize: str,
     strict: bool,
 ) -> ImageSet:
-    """Return the images to learn from; what could not be read stays listed in `skipped`."""
+    """Return the images to learn from, with those that could not be read in `skipped`."""
     from adcgan.data import DATASETS, load_named, normal_images, training_listing
 
     if data in DATASETS:
         if normal is None and anomalous is None:
             raise InputError(
                 f"The data set {data!r} has classes ({', '.join(DATASETS[data].class_names)}): "
-                "say which is normal by --normal, or which is anomalous by --anomalous."
+                "name the normal one with --normal, or the anomalous one with --anomalous."
             )
         images = load_named(data, "train", image_size=image_size)
         refuse_skipped(images, strict)
@@ -92,9 +92,9 @@ def images_to_compare(
     longest: int,
     strict: bool,
 ) -> tuple[Callable[[int | None, str], ImageSet], ImageSet | None]:
-    """Return what loads the normal images at a size, and the anomalous ones if there are any.
+    """Return a loader of the normal images at a given size, and the anomalous images, if any.
 
-    Of a named set both are of the training split; the test split is for the final figures.
+    Both come from the training split of a named set; the test split is for final figures.
     """
     from adcgan.data import (
         DATASETS,
@@ -178,23 +178,23 @@ def _seen(detector: Scorer, data: str | Listing, strict: bool) -> ImageSet:
 
 
 def _noted(listing: Listing | None) -> Listing | None:
-    """Say what is taken of data that says what its images are."""
+    """Print which part of a folder or manifest is used."""
     if listing is not None:
         say(f"layout     {listing.note}")
     return listing
 
 
 def refuse_classes(data: str, normal: str | None, anomalous: str | None) -> None:
-    """Refuse to name a class of data that says itself which images are normal."""
+    """Refuse --normal and --anomalous for data that says itself which images are normal."""
     if normal is not None or anomalous is not None:
         raise InputError(
-            "--normal and --anomalous must be left out where the data says which images are "
-            f"normal, as {data!r} does."
+            f"--normal and --anomalous must be left out: {data!r} says itself which images are "
+            "normal."
         )
 
 
 def load_path(data: str | Listing, **options: Any) -> ImageSet:
-    """Load a path, or what it lists."""
+    """Load a path, or the files that it lists."""
     from adcgan.data import DATASETS, FOLDER_SETS, Listing, load_images
 
     if not isinstance(data, Listing) and not os.path.lexists(data):
@@ -216,7 +216,7 @@ def refuse_skipped(images: ImageSet, strict: bool) -> None:
 
 
 def check_output_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse, before any work, a folder with something in it that is not to be gone on with.
+    """Refuse, before any work, a folder that is not empty, unless a run in it is resumed.
 
     `OSError` if nothing can be written to it.
     """
@@ -229,7 +229,7 @@ def check_output_folder(folder: Path, *, resume: bool) -> None:
         raise InputError(f"--out must be a folder. {str(folder)!r} is a file.")
     if not resume and holds_something(folder):
         raise InputError(
-            f"--out must be an empty or new folder, or --resume be given. {str(folder)!r} has "
+            f"--out must be a new or empty folder, unless with --resume. {str(folder)!r} has "
             "files in it."
         )
     check_writable(folder)
@@ -246,16 +246,16 @@ def check_output_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those it is in; `OSError` if nothing can be written to it."""
+    """Make a folder for results, with its parents; `OSError` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{str(folder)!r} cannot be made: {error.strerror}.") from None
+        raise InputError(f"{str(folder)!r} cannot be created: {error.strerror}.") from None
     check_writable(folder)
 
 
 def check_writable(folder: Path) -> None:
-    """Raise, before any work, what the system would say to a new file in a folder.
+    """Raise, before any work, the error that a new file in a folder would meet.
 
     Parameters
     ----------

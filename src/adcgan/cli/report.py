@@ -1,4 +1,4 @@
-"""``adcgan report``: what there is to know of a model or a benchmark without new images."""
+"""``adcgan report``: a page on a model or a benchmark, without new images."""
 
 from __future__ import annotations
 
@@ -46,7 +46,6 @@ def report(
 
 
 def _model_page(folder: Path) -> Page:
-    """Return the page of the model in `folder`."""
     from adcgan.detectors import load
     from adcgan.report import model_page
 
@@ -55,7 +54,6 @@ def _model_page(folder: Path) -> Page:
 
 
 def _sweep_page(folder: Path) -> Page:
-    """Return the page of the sweep in `folder`."""
     from adcgan.benchmark.rows import ROWS_FILE, read_rows
     from adcgan.report import sweep_page
 

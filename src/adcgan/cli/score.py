@@ -77,8 +77,8 @@ def score(
     """Score images: one CSV row for each input, unreadable ones included.
 
     Columns: path, score (higher is more anomalous), p_value, anomalous (0 or 1), the parts of the
-    score, error. With --ray, for more images than one machine wants to score, the same columns in
-    Parquet files.
+    score, error. With --ray, for more images than one machine can score in time, Parquet files
+    with the same columns.
     """
     tuning = {"shard_size": shard_size, "workers": workers, "gpus": gpus}
     given = {name: value for name, value in tuning.items() if value is not None}
@@ -105,14 +105,14 @@ def score(
 
 
 def _refuse(what: str, given: dict[str, Any]) -> None:
-    """Refuse options that mean nothing here."""
+    """Refuse options that do not apply."""
     for name in given:
         raise InputError(f"--{name.replace('_', '-')} {what}.")
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """What is written of anomaly maps: folders of heatmaps and masks, a file of regions."""
+    """Where pictures of anomaly maps go: folders of heatmaps and masks, a file of regions."""
 
     heatmaps: Path | None
     masks: Path | None
@@ -133,7 +133,7 @@ def _here(
     strict: bool,
     device: str,
 ) -> dict[str, Any]:
-    """Score on this machine, in one piece, and return the counts."""
+    """Score on this machine and return the counts."""
     from adcgan import load
     from adcgan.report import write_scores
 
@@ -205,15 +205,15 @@ def _on_cluster(
         outcome = score_in_bulk(model, data, out, fpr=fpr, **settings)
     except LostWorkersError as error:
         say(f"error: {error}")
-        say("what is finished is kept; the same command goes on")
+        say("finished shards are kept; the same command continues")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        say("what is finished is kept; the same command goes on")
+        say("finished shards are kept; the same command continues")
         raise
     if outcome.n_images_before:
-        say(f"{outcome.n_images_before:,} of {outcome.n_images:,} images were scored before")
+        say(f"{outcome.n_images_before:,} of {outcome.n_images:,} images were already scored")
     if outcome.n_repeated:
-        say(f"{counted(outcome.n_repeated, 'shard')} done again, as workers were lost")
+        say(f"{counted(outcome.n_repeated, 'shard')} done again after workers were lost")
     return {
         "n_scored": outcome.n_images - outcome.summary.n_unreadable,
         **asdict(outcome.summary),
@@ -230,7 +230,7 @@ def _on_cluster(
 
 
 def _told(drift: Drift) -> dict[str, Any]:
-    """Return how the images differ from the held-out ones; a warning is said where it is much."""
+    """Return how the images differ from the held-out ones, and warn if they differ much."""
     warning = drift.warning()
     if warning:
         say(f"warning: {warning}")
@@ -261,7 +261,6 @@ def _result(assessment: Assessment) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    """Print the summary for people."""
     from adcgan.report.wording import counted, printable
 
     line = f"{counted(result['n_scored'], 'image')} scored, {result['n_anomalous']:,} anomalous "

@@ -77,7 +77,7 @@ def serve(
         app = create_app(scorer_for(model, device), bounds, api_key=api_key)
         if api_key is None and not is_loopback(bound):
             say(
-                f"warning: --host {host} lets other machines in and no key is set: whoever "
+                f"warning: --host {host} lets other machines in, and no key is set: anyone who "
                 "reaches the port can use the service. Set ADCGAN_API_KEY."
             )
         line = f"serving {model} on {address(bound)}"
@@ -85,7 +85,7 @@ def serve(
 
 
 def scorer_for(model: Path, device: str) -> Scorer:
-    """Load a model for ONNX Runtime: a folder is exported first, where that can be done."""
+    """Load a model for ONNX Runtime; export a folder first, if its detector can be exported."""
     import adcgan
 
     scorer = adcgan.load(model, device=device)

@@ -1,4 +1,4 @@
-"""A detector and its constructor parameters, from options given as text."""
+"""A detector and its constructor parameters, from options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def detector_class(name: str) -> type[Detector]:
 def settings(
     detector: type[Detector], assignments: Sequence[str], shorthands: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return constructor parameters from ``--set key=value`` and the options that stand for one.
+    """Return constructor parameters from ``--set key=value`` and from options such as --epochs.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def settings(
         option = {"random_state": "--seed"}.get(key, "--" + key.replace("_", "-"))
         _check_known(option, key, detector, defaults)
         if key in chosen:
-            raise InputError(f"{option} and --set {key} say the same thing; give one of them.")
+            raise InputError(f"{option} and --set {key} set the same parameter; give one of them.")
         chosen[key] = given
     return chosen
 
@@ -66,7 +66,6 @@ def settings(
 def _check_known(
     option: str, key: str, detector: type[Detector], defaults: Mapping[str, Any]
 ) -> None:
-    """Refuse a parameter that the detector does not have."""
     if key not in defaults:
         raise InputError(
             f"{option}: {detector.__name__} has no parameter {key!r}. "
@@ -88,7 +87,7 @@ def _parsed(key: str, text: str, default: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """Read a value where the default, None, does not say what else it may be."""
+    """Read a value of a parameter whose default is None."""
     if text.lower() == "none":
         return None
     for kind in (int, float):

@@ -41,9 +41,9 @@ def tables(
     ] = "paper",
     split: Annotated[str, typer.Option(help="test or development.")] = "test",
 ) -> None:
-    """Show Tables 1, 3 and 4 as in the paper: mean over seeds with its spread, and the paper's.
+    """Show Tables 1, 3 and 4 as in the paper: means over seeds with spread, beside the paper's.
 
-    Detectors pretrained on other images stand in tables of their own, a separate league. So do
+    Detectors pretrained on other images have tables of their own, a separate league. So have
     folders of photographs with defects: a row for each category, a column for each detector.
 
     Rows of the other protocol or split are left out, and counted. An average that lacks a class is
@@ -65,7 +65,7 @@ def tables(
     if not chosen:
         raise InputError(
             f"R must hold rows of protocol {protocol!r} and split {split!r}. "
-            f"{', '.join(map(str, results))}: none of {len(rows)}."
+            f"None of the {len(rows)} rows in {', '.join(map(str, results))} is one."
         )
     made = make_tables(chosen, protocol, split)
     if len(chosen) < len(rows):
@@ -90,7 +90,6 @@ def tables(
 
 
 def _check(option: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a word that an option does not know."""
     if value not in allowed:
         raise InputError(f"{option} must be one of {', '.join(allowed)}. Got {value!r} instead.")
 
@@ -111,7 +110,7 @@ def _rows(sources: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _show(made: Sequence[Table]) -> None:
-    """Print the tables for people, and below those that share them their notes."""
+    """Print the tables for people, with shared notes below them."""
     for _, league in groupby(made, key=lambda table: (table.league, table.notes)):
         _show_league(list(league))
 
@@ -145,7 +144,7 @@ def _plot(made: Sequence[Table], folder: Path) -> None:
     warning = papers[1].title.split("Table 1")[0] if papers else ""
     for name, lines, draw in (("averages", averages, _bars), ("classes", classes, _scatter)):
         if not lines:
-            say(f"no plot of {name}: nothing stands beside a figure of the paper")
+            say(f"no plot of {name}: the paper has none of these figures")
             continue
         path = folder / f"{name}.png"
         figure = draw(lines)
@@ -157,7 +156,7 @@ def _plot(made: Sequence[Table], folder: Path) -> None:
 
 
 def _name(line: Line) -> str:
-    """Return what a figure is of, apart from its class."""
+    """Return what a figure is of, without its class."""
     settings = f" ({line.settings})" if line.settings else ""
     return f"{line.dataset} {line.scheme} {line.detector}{settings}"
 

@@ -20,7 +20,7 @@ def say(line: str) -> None:
 
 
 def print_json(result: Any) -> None:
-    """Print a result for machines on standard output; what is not finite becomes null."""
+    """Print a result as JSON on standard output, with null for what is not finite."""
     typer.echo(json.dumps(finite(result), indent=2, allow_nan=False))
 
 
@@ -63,9 +63,9 @@ def one_line_warnings() -> Iterator[None]:
 
 @contextmanager
 def quiet_matplotlib() -> Iterator[None]:
-    """Keep Matplotlib from telling, while the block runs, that it has no folder for its cache.
+    """Silence Matplotlib's warning about a missing cache folder while the block runs.
 
-    It does without, for example where the user has no home folder.
+    It works without one, for example where the user has no home folder.
     """
     logger = logging.getLogger("matplotlib")
     level = logger.level

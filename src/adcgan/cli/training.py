@@ -1,4 +1,4 @@
-"""One training run from the command line: what will happen, then what did."""
+"""One training run from the command line: print the plan, train, print the result."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def train(
     trackers: Sequence[str] = (),
     cuda_graphs: bool | None = None,
 ) -> dict[str, Any]:
-    """Train in `folder`, saying what is planned, and return the result in figures.
+    """Train in `folder`, print the plan, and return the figures of the result.
 
-    A run that is finished already is left as it is.
+    A finished run is left as it is.
     """
     from adcgan.detectors import load
 
@@ -76,7 +76,7 @@ def train(
 def show_plan(
     detector: Detector, images: ImageSet, name: str, cuda_graphs: bool | None = None
 ) -> None:
-    """Say what will be trained on what, and how long that takes."""
+    """Print what will be trained on what, and how long that takes."""
     from adcgan.data.prepare import split_held_out
     from adcgan.report.wording import counted, duration
     from adcgan.training import resolve_device
@@ -99,7 +99,7 @@ def show_plan(
         return
     say(f"training   {counted(cost.steps, 'step')}, about {duration(cost.seconds)}")
     if device.type == "cpu" and cost.seconds > _LONG_SECONDS:
-        say("           on a CPU this is slow; a narrower network is faster and less able:")
+        say("           this is slow on a CPU; a narrower network is faster but weaker:")
         for option, seconds in sorted(cost.seconds_by_width.items(), reverse=True):
             say(f"           --set width={option:g} takes about {duration(seconds)}")
 
@@ -116,7 +116,7 @@ def write_skipped(folder: Path, images: ImageSet) -> None:
 
 
 def _refuse_other_settings(detector: Detector, folder: Path) -> None:
-    """Refuse to call a run finished that was made with other parameters than are asked for."""
+    """Refuse a finished run whose parameters differ from those asked for."""
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     made = run["settings"]["parameters"]
     asked = json.loads(json.dumps(detector.get_params()))

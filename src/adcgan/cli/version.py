@@ -1,4 +1,4 @@
-"""``adcgan --version``: what a report of a problem has to say."""
+"""``adcgan --version``: what a bug report needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def installation() -> dict[str, str]:
 
 
 def _torch() -> str:
-    """Return torch's version and the device that "auto" stands for; torch is imported for it."""
+    """Return torch's version and the device that "auto" means; imports torch."""
     try:
         found = version("torch")
     except PackageNotFoundError:
@@ -41,11 +41,11 @@ def _torch() -> str:
 
 
 def _extras() -> str:
-    """Return the extras whose packages are all there, and those that lack one."""
+    """Return the extras that are installed, and those that lack a package."""
     try:
         about = metadata("adcgan")
     except PackageNotFoundError:
-        return "not known: adcgan runs from its source, not installed"
+        return "unknown: adcgan runs from its source, without being installed"
     missing = dict.fromkeys(about.get_all("Provides-Extra", []), False)
     for requirement in about.get_all("Requires-Dist", []):
         extra, package = _EXTRA.search(requirement), _PACKAGE.match(requirement)

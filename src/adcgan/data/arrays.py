@@ -51,7 +51,7 @@ def to_nchw(data: Any, source: str) -> NDArray[np.uint8]:
     data : array-like of uint8, shape (n, H, W), (n, H, W, 1) or (n, H, W, 3)
         Anything `numpy.asarray` takes, such as a torch tensor in main memory.
     source : str
-        What to call it in errors.
+        Its name in errors.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def is_array(data: Any) -> bool:
 
 
 def is_array_of_items(data: Any) -> TypeGuard[Iterable[Any]]:
-    """Say whether `data` is a list in the form of an array of paths, or a pandas Series of them."""
+    """Say whether `data` is an array, or a pandas Series, of paths."""
     kind = getattr(getattr(data, "dtype", None), "kind", None)
     return kind in ("U", "O") and getattr(data, "ndim", None) == 1
 
@@ -94,14 +94,14 @@ def check_side(images: Images, source: str) -> None:
     """Raise `InputError` unless images are square and of one size, with sides of 16 to 256."""
     if isinstance(images, Ragged):
         raise InputError(
-            f"The images of {source!r} must be of one size, unless they are to be resized. They "
-            "are of several: pass image_size."
+            f"The images of {source!r} must all have one size, unless they are resized. They have "
+            "several: pass image_size."
         )
     height, width = images.shape[2:]
     if height != width or not MIN_SIZE <= height <= MAX_SIZE:
         raise InputError(
             f"The images of the {source} must be square, {MIN_SIZE} to {MAX_SIZE} pixels a side, "
-            f"unless they are to be resized. Got {height}×{width} instead: pass image_size."
+            f"unless they are resized. Got {height}×{width} instead: pass image_size."
         )
 
 
@@ -243,7 +243,6 @@ def open_npz(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
 
 
 def _check_labels(labels: NDArray[Any], images: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    """Return labels as int64."""
     n = len(images) if images.ndim else 0
     if labels.dtype.kind not in "iu" or labels.shape != (n,):
         raise InputError(
@@ -294,5 +293,5 @@ def _check_shape(array: NDArray[Any], source: str) -> None:
     elif array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3)):
         if array.size:
             return
-        advice = ", which holds no pixel"
+        advice = ", which has no pixels"
     raise InputError(f"The {source} must have shape {_SHAPES}. Got {array.shape} instead{advice}.")

@@ -40,7 +40,7 @@ class CacheWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Pixels of the readable inputs, and an account of the others.
+    """Pixels of the readable inputs, and why the others could not be read.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Decoded:
 def cache_folder() -> Path | None:
     """Return ``$ADCGAN_CACHE``, or ``adcgan`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
-    None where the user has no home folder.
+    None if the user has no home folder.
     """
     chosen = os.environ.get("ADCGAN_CACHE")
     if chosen:
@@ -99,7 +99,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def read_entry(key: str) -> Decoded | None:
-    """Return the entry, its pixels memory-mapped, or None where there is no sound one."""
+    """Return the entry, its pixels memory-mapped, or None if it is missing or damaged."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -158,12 +158,12 @@ def new_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def usable_cache() -> Path | None:
-    """Return the cache folder, made if need be, or None (with a warning) if it is not writable."""
+    """Return the cache folder, created if missing, or None with a warning if it is not writable."""
     folder = cache_folder()
     if folder is None:
         warnings.warn(
-            "There is no home folder for a cache: decoded images are not kept. Set $ADCGAN_CACHE "
-            "to a folder.",
+            "There is no home folder for the cache, so decoded images are not kept. Set "
+            "$ADCGAN_CACHE to a folder.",
             CacheWarning,
             stacklevel=2,
         )
@@ -183,7 +183,7 @@ def warn_of_cache(folder: Path, error: OSError) -> None:
     """Warn that the cache folder cannot be written."""
     warnings.warn(
         f"The cache folder {str(folder)!r} cannot be written ({error.strerror}): decoded images "
-        "are not kept. Set $ADCGAN_CACHE to a folder that can.",
+        "are not kept. Set $ADCGAN_CACHE to a writable folder.",
         CacheWarning,
         stacklevel=3,
     )

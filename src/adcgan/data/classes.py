@@ -82,7 +82,7 @@ def normal_images(
 ) -> ImageSet:
     """Return the normal images of a set with classes, to learn from.
 
-    What could not be read stays listed in `skipped`, after the images.
+    Inputs that could not be read stay in `skipped`, after the images.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def _classes(images: ImageSet) -> NDArray[np.int64]:
     """Return the labels, or refuse a class asked for where there are none."""
     if images.labels is None:
         raise InputError(
-            "A normal or anomalous class can be named in labelled data alone: a named set, or an "
+            "A normal or anomalous class can be named only for labelled data: a named set, or an "
             f".npz file with an array 'labels'. {images.source!r} has no labels."
         )
     return images.labels

@@ -21,7 +21,7 @@ class DeviceCrops:
     device : torch.device
         Where crops are wanted.
     side : int
-        Height and width of a crop. An image that is smaller goes on as its mirror image.
+        Height and width of a crop. A smaller image is continued by its mirror image.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class DeviceCrops:
     def gather(self, index: NDArray[np.int64] | Tensor, rng: torch.Generator) -> Tensor:
         """Return one crop of each image at `index`, at a place that `rng`, on the device, draws.
 
-        What is at the border of an image occurs in about half as many crops as what is inside.
+        A place at the border of an image is in about half as many crops as one inside.
 
         Tensor of float32 (B, C, side, side), on the device, in [0, 1].
         """

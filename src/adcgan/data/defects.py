@@ -1,7 +1,7 @@
 """Synthetic defects: normal images made anomalous in places that are known.
 
-A defect is a shape, a kind of change inside it, and a place, all drawn at random. What a network
-learns to find among them is not any particular defect, but that a place does not belong.
+A defect is a shape, a kind of change inside it, and a place, all drawn at random. A network that
+learns to find them learns that a place does not belong, not what a particular defect looks like.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def add_defects(
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise InputError(
-            f"The 'kinds' parameter must be of {', '.join(map(repr, KINDS))}. "
+            f"The 'kinds' parameter must be among {', '.join(map(repr, KINDS))}. "
             f"Got {list(kinds)!r} instead."
         )
     draw = _Draw(rng, x)
@@ -140,7 +140,7 @@ def _visible(difference: Tensor) -> Tensor:
 
 
 def _mean_around(x: Tensor, reach: int) -> Tensor:
-    """Return the mean of x (B, C, H, W) in the square that reaches so far from each pixel."""
+    """Return the mean of x (B, C, H, W) in the square `reach` pixels around each pixel."""
     for dim in (2, 3):
         shifted = _shifted(x, reach, dim)
         x = reduce(torch.add, shifted) / len(shifted)
@@ -148,16 +148,16 @@ def _mean_around(x: Tensor, reach: int) -> Tensor:
 
 
 def _largest_around(x: Tensor, reach: int) -> Tensor:
-    """Return the largest of x (B, C, H, W) in the square that reaches so far from each pixel."""
+    """Return the maximum of x (B, C, H, W) in the square `reach` pixels around each pixel."""
     for dim in (2, 3):
         x = reduce(torch.maximum, _shifted(x, reach, dim))
     return x
 
 
 def _shifted(x: Tensor, reach: int, dim: int) -> list[Tensor]:
-    """Return x moved by −reach to reach pixels along a side; beyond it goes on as it ends.
+    """Return x moved by −reach to reach pixels along a side, its last values repeated beyond.
 
-    As many sums or maxima of whole images are far faster on a CPU than a pooling layer.
+    Sums or maxima of these are far faster on a CPU than a pooling layer.
     """
     sides = [0, 0, reach, reach] if dim == 2 else [reach, reach, 0, 0]
     padded = F.pad(x, sides, mode="replicate")
@@ -189,7 +189,7 @@ def _shape(draw: _Draw) -> Tensor:
 
 
 def _changes(x: Tensor, kinds: Sequence[str], draw: _Draw) -> Tensor:
-    """Return what images would be if they were defects all over: (kinds, B, C, H, W)."""
+    """Return images with each kind of change everywhere: (kinds, B, C, H, W)."""
     sign = draw.whole(2).to(x.dtype) * 2 - 1
     # How much of a piece or a colour covers the image.
     opacity = draw.uniform(0.35, 1)
@@ -233,7 +233,7 @@ def _elsewhere(source: Tensor, draw: _Draw) -> Tensor:
 
 
 def _bent(x: Tensor, draw: _Draw) -> Tensor:
-    """Return images whose pixels are moved by 3 to 9 pixels' worth of smooth noise."""
+    """Return images whose pixels are moved by smooth noise of 3 to 9 pixels."""
     far = draw.uniform(3, 9)
     rows = torch.arange(draw.height, device=draw.device, dtype=x.dtype)[:, None]
     columns = torch.arange(draw.width, device=draw.device, dtype=x.dtype)

@@ -45,12 +45,12 @@ def file_at(path: str | os.PathLike[str], name: str | None = None) -> FoundFile:
     path : path
         ``~`` is the user's home.
     name : str or None, default None
-        What to call it. None: the path as it was given.
+        Its name in results. None: the path as given.
 
     Returns
     -------
     FoundFile
-        A pipe or device has an error: to open it may wait, or read, without end.
+        A pipe or device has an error, since opening or reading it may never end.
     """
     given = os.fspath(path)
     path = os.path.expanduser(given)
@@ -198,7 +198,7 @@ def _digest(file: FoundFile) -> str:
 
 
 def _state(file: FoundFile) -> tuple[int, int]:
-    """Return what changes when a file is written: its size and time."""
+    """Return a file's size and time, which change when it is written."""
     try:
         status = os.stat(file.path)
     except (OSError, ValueError):

@@ -106,8 +106,8 @@ def parquet_files(folder: Path, split: str) -> list[Path]:
     ]
     if not files:
         raise InputError(
-            f"The folder {str(folder)!r} must hold {split}-*.parquet files in the hub's layout, as "
-            "$ADCGAN_DATA is set. It holds none."
+            f"The folder {str(folder)!r} must hold {split}-*.parquet files in the hub's layout, "
+            "since $ADCGAN_DATA is set. It holds none."
         )
     return files
 

@@ -232,8 +232,8 @@ def upright_size(path: str) -> tuple[int, int]:
 def reason(error: Exception) -> str:
     """Say in one line, without paths or addresses, why an image could not be read.
 
-    Where it is not the image's fault, as too many files are open, the error is raised again: the
-    image must not be left out.
+    If the image is not at fault, for example when too many files are open, the error is raised
+    again, so that the image is not left out.
     """
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         raise error
@@ -338,7 +338,7 @@ def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _fit(image: Image.Image, target: Target) -> Image.Image:
-    """Give the image the size that it is to have."""
+    """Resize the image to the target's size."""
     width, height = image.size
     if target.fits(width, height):
         return image

@@ -1,4 +1,4 @@
-"""What every loader returns: decoded images, and an account of those that could not be read."""
+"""What every loader returns: decoded images, and why the others could not be read."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class ImageSet:
     class_names : list of str or None
         The name of each class.
     source : str
-        What a person would call the data: a path, ``"mnist (train)"``, ``"array"``.
+        The data, as a person would name it: a path, ``"mnist (train)"``, ``"array"``.
     resized : bool
         True where images went through the resize pipeline, False where pixels are as they came.
     files : list of str, length n, or None
         Where each image was read; None where images did not come from files.
     types : list of (str or None), length n, or None
-        The type of defect of each image, where the source says it; None for a normal image.
+        The type of defect of each image, if the source says it; None for a normal image.
     masks : list of (str or None), length n, or None
         The file that marks each image's defective pixels (`adcgan.data.masks.read_mask`), None
         for an image without one; None where such data has no masks.

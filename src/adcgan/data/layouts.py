@@ -7,8 +7,8 @@ Manifests (`adcgan.data.manifest`), and folders in two layouts. The one that ind
     test/DEFECT/NAME.png
     ground_truth/DEFECT/NAME_mask.png    or NAME.png; any image format
 
-and ``normal/`` beside ``anomalous/``. A folder of several such sets holds categories: one model is
-of one of them.
+and ``normal/`` beside ``anomalous/``. A folder of several such sets holds categories; a model is
+for one of them.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def set_folder(name: str) -> Path:
     base = os.environ.get("ADCGAN_DATA")
     if not base:
         raise InputError(
-            f"The data set {name!r} is read from $ADCGAN_DATA/{name}, and $ADCGAN_DATA is not set."
+            f"The data set {name!r} is read from $ADCGAN_DATA/{name}, but $ADCGAN_DATA is not set."
         )
     folder = Path(base) / name
     if not folder.is_dir():
         raise InputError(
-            f"The data set {name!r} must be the folder {str(folder)!r}. There is none."
+            f"The data set {name!r} must be the folder {str(folder)!r}, which does not exist."
         )
     return folder
 
 
 def categories(data: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return the folders of a set in the industrial layout that a model each can be of, by name.
+    """Return the categories of a set in the industrial layout, each for a model, by name.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def categories(data: str | os.PathLike[str]) -> dict[str, Path]:
 
 
 def folder_name(data: str | os.PathLike[str]) -> str:
-    """Return what a folder is called, wherever a link of that name leads."""
+    """Return a folder's own name, without following links."""
     return valid_name(os.path.basename(os.path.abspath(_root(data))))
 
 
 def beside_categories(data: str | os.PathLike[str]) -> list[str]:
-    """Return the names of the folders in a folder of categories that are none."""
+    """Return the names of the folders beside categories that are no categories."""
     root, found = _root(data), set(categories(data).values())
     if root in found:
         return []
@@ -84,7 +84,7 @@ def beside_categories(data: str | os.PathLike[str]) -> list[str]:
 def part_listings(data: str | os.PathLike[str]) -> list[Listing]:
     """Return the training and the test images of every category, none for any other data.
 
-    What a category lacks is left out, and so are masks, which are no images to look at.
+    Missing parts are left out, and so are masks.
     """
     found: list[Listing | None] = []
     for folder in categories(data).values():
@@ -122,7 +122,7 @@ def training_listing(data: str | os.PathLike[str]) -> Listing | None:
         counts = f"{len(chosen.images):,} of {len(listing.images):,} rows"
         rule = "those neither for testing nor labelled as anomalous"
         return replace(
-            _not_empty(chosen, rule), note=f"of {listing.source}, {counts} are learned from: {rule}"
+            _not_empty(chosen, rule), note=f"learning from {counts} of {listing.source}: {rule}"
         )
     root = _root(data)
     if _has(root, TRAIN, GOOD):
@@ -130,7 +130,7 @@ def training_listing(data: str | os.PathLike[str]) -> Listing | None:
     elif _has(root, TEST, GOOD):
         raise InputError(
             f"The folder {str(root)!r} must have {TRAIN}/{GOOD}/ to learn from. It has "
-            f"{TEST}/{GOOD}/ alone: name the folder of normal images itself."
+            f"only {TEST}/{GOOD}/: name the folder of normal images itself."
         )
     elif _has(root, NORMAL_FOLDER) and _has(root, ANOMALOUS_FOLDER):
         inside = NORMAL_FOLDER
@@ -139,7 +139,7 @@ def training_listing(data: str | os.PathLike[str]) -> Listing | None:
         return None
     images = [ListedImage(file, 0, split=TRAIN) for file in _files(root, inside)]
     source = f"{data} ({TRAIN})" if data in FOLDER_SETS else str(root / inside)
-    return Listing(source, images, note=f"of {root}, {inside}/ alone is learned from")
+    return Listing(source, images, note=f"learning from {inside}/ of {root} alone")
 
 
 def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
@@ -170,19 +170,17 @@ def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
         for item in chosen.images:
             if item.label is None:
                 raise InputError(
-                    f"The manifest {listing.source!r} must have a 'label' in every row to be "
-                    f"evaluated on. That of {item.file.name!r} has none."
+                    f"To evaluate, the manifest {listing.source!r} must have a 'label' in every "
+                    f"row. The row of {item.file.name!r} has none."
                 )
         counts = f"{len(chosen.images):,} of {len(listing.images):,} rows"
-        return replace(
-            chosen, note=f"of {listing.source}, {counts} are read: those not for training"
-        )
+        return replace(chosen, note=f"reading {counts} of {listing.source}: those not for training")
     root = _root(data)
     if not _has(root, TEST, GOOD):
         if _has(root, TRAIN, GOOD):
             raise InputError(
-                f"The folder {str(root)!r} must have {TEST}/{GOOD}/ beside {TRAIN}/{GOOD}/, and "
-                f"folders of defects in {TEST}/, to be evaluated on. It has none."
+                f"To evaluate, the folder {str(root)!r} must have {TEST}/{GOOD}/ beside "
+                f"{TRAIN}/{GOOD}/, and folders of defects in {TEST}/. It has none."
             )
         _refuse_several(data, root)
         return None
@@ -191,7 +189,7 @@ def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
     for file in _files(root, TEST):
         parts = PurePosixPath(file.name).parts
         if len(parts) < 3:
-            lost = f"it lies in {TEST}/ itself, in no folder that says what it is"
+            lost = f"it lies directly in {TEST}/, not in a folder that says what it is"
             images.append(ListedImage(FoundFile(file.name, file.path, file.error or lost)))
             continue
         kind = parts[1]
@@ -205,7 +203,7 @@ def judging_listing(data: str | os.PathLike[str]) -> Listing | None:
                 TEST,
             )
         )
-    note = f"of {root}, {TEST}/ alone is read: {GOOD}/ is normal, its other folders are defects"
+    note = f"reading {TEST}/ of {root} alone: {GOOD}/ is normal, its other folders are defects"
     source = f"{data} ({TEST})" if data in FOLDER_SETS else str(root / TEST)
     return Listing(source, images, with_masks=True, note=note)
 
@@ -240,9 +238,9 @@ def anomalous_listing(data: str | os.PathLike[str]) -> Listing | None:
 
 
 def _not_empty(listing: Listing, rule: str) -> Listing:
-    """Refuse a manifest none of whose rows are meant."""
+    """Refuse a manifest with no rows to use."""
     if not listing.images:
-        raise InputError(f"The manifest {listing.source!r} must have rows for this: {rule}.")
+        raise InputError(f"The manifest {listing.source!r} must have rows to use: {rule}.")
     return listing
 
 
@@ -269,8 +267,8 @@ def _refuse_several(data: str | os.PathLike[str], root: Path) -> None:
     names = [valid_name(path.name) for path in found]
     listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     raise InputError(
-        f"The folder {valid_name(str(root))!r} holds categories ({listed}), and a model is of one: "
-        f"name that one's folder, such as {valid_name(str(found[0]))!r}. 'adcgan benchmark "
+        f"The folder {valid_name(str(root))!r} holds categories ({listed}), but a model is for "
+        f"one: name its folder, such as {valid_name(str(found[0]))!r}. 'adcgan benchmark "
         f"--dataset {valid_name(str(data))}' takes all of them."
     )
 

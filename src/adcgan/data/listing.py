@@ -1,4 +1,4 @@
-"""Images that are listed with what is known of them: which are normal, which defect, which mask."""
+"""Lists of images with what is known of each: whether it is normal, its defect, its mask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ListedImage:
     file : FoundFile
         What to read.
     label : int or None
-        0 normal, 1 anomalous; None where nobody said.
+        0 normal, 1 anomalous; None if unknown.
     type : str or None
         The kind of defect.
     mask : str or None
@@ -39,11 +39,11 @@ class Listing:
     Parameters
     ----------
     source : str
-        What a person would call the data.
+        The data, as a person would name it.
     images : list of ListedImage
         The files.
     with_masks : bool
-        Whether masks belong to such data, though some or all of them may be missing.
+        Whether such data has masks, though some or all may be missing.
     note : str
         One line for people: which of the data these images are, and why.
     """

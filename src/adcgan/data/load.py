@@ -1,4 +1,4 @@
-"""One door for images of any kind: `load_images`."""
+"""`load_images`, which loads images of any kind."""
 
 from __future__ import annotations
 
@@ -120,7 +120,6 @@ def load_images(
 
 
 def _load_files(path: Path, target: Target, *, cache: bool, progress: Progress | None) -> ImageSet:
-    """Load a folder or one image file."""
     # os.path, unlike Path, takes a path that cannot be looked at for one that is not there.
     if not os.path.lexists(path):
         hint = " To load the data set of that name use load_named." if str(path) in DATASETS else ""
@@ -135,7 +134,6 @@ def _load_files(path: Path, target: Target, *, cache: bool, progress: Progress |
 def _load_listing(
     listing: Listing, target: Target, *, cache: bool, progress: Progress | None
 ) -> ImageSet:
-    """Load listed files, with what is known of them."""
     if not listing.images:
         raise InputError(f"{listing.source!r} must list images. It lists none.")
     files = [item.file for item in listing.images]
@@ -163,7 +161,6 @@ def _load_array_file(path: Path) -> ImageSet:
 def _load_list(
     items: Sequence[Any], target: Target, *, cache: bool, progress: Progress | None
 ) -> ImageSet:
-    """Load a list of image files, arrays and PIL images."""
     if not items:
         raise InputError("The list of images must not be empty.")
     files = [file_at(item) for item in items if isinstance(item, (str, os.PathLike))]
@@ -175,7 +172,6 @@ def _load_list(
 
 
 def _from_array(data: Any, called: str, source: str = "array") -> ImageSet:
-    """Wrap an array; `called` names it in errors."""
     if isinstance(data, Image.Image) or not hasattr(data, "__array__"):
         raise InputError(
             "The data must be a path, a uint8 array, a list of paths, arrays or PIL images, or an "
@@ -189,13 +185,11 @@ def _from_array(data: Any, called: str, source: str = "array") -> ImageSet:
 
 
 def _from_files(decoded: Decoded, files: list[FoundFile], source: str) -> ImageSet:
-    """Wrap decoded files."""
     found = _from_decoded(decoded, [file.name for file in files], source)
     return replace(found, files=[files[i].path for i in found.positions])
 
 
 def _from_decoded(decoded: Decoded, names: list[str], source: str) -> ImageSet:
-    """Wrap decoded inputs."""
     positions = decoded.positions
     return ImageSet(
         images=decoded.images,

@@ -20,7 +20,7 @@ _SPLITS = ("train", "test")
 
 
 def is_manifest(path: str | os.PathLike[str]) -> bool:
-    """Say whether a path is that of a file with the ending of a manifest."""
+    """Say whether a path is a file with a manifest's ending."""
     there = Path(path).expanduser()
     return there.suffix.lower() in SUFFIXES and os.path.isfile(there)
 
@@ -52,13 +52,12 @@ def read_manifest(path: str | os.PathLike[str]) -> Listing:
     there = Path(path).expanduser()
     rows = _parquet(there) if there.suffix.lower() == ".parquet" else _csv(there)
     if not rows:
-        raise InputError(f"The manifest {str(there)!r} must list images. It has no row.")
+        raise InputError(f"The manifest {str(there)!r} must list images. It has no rows.")
     images = [_listed(row, i + 1, there) for i, row in enumerate(rows)]
     return Listing(str(there), images, with_masks="mask" in rows[0])
 
 
 def _csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, by column."""
     try:
         # Programs that people export tables from begin them with a byte-order mark.
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -83,7 +82,6 @@ def _csv(path: Path) -> list[dict[str, str]]:
 
 
 def _parquet(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a Parquet file, by column."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -154,5 +152,5 @@ def _refused(
 
 
 def _inside(manifest: Path, path: str) -> str:
-    """Return where a path leads that is written in a manifest."""
+    """Return where a path in a manifest leads."""
     return os.path.join(manifest.parent, os.path.expanduser(path))

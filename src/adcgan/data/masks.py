@@ -1,4 +1,4 @@
-"""Masks that mark defective pixels, and how they and anomaly maps come to lie on each other.
+"""Masks of defective pixels, and how they are aligned with anomaly maps.
 
 Both are brought to the photograph's own size: to the part of it that the model sees (all of it, or
 the centre square for ``resize="crop"``), with the longer side at most `longest_side`. So figures
@@ -216,7 +216,7 @@ def seen_photograph(path: str, resize: str, longest: int) -> NDArray[np.uint8]:
     Raises
     ------
     InputError
-        If the file cannot be read any more.
+        If the file can no longer be read.
     """
     try:
         with quiet_pillow():
@@ -232,7 +232,7 @@ def seen_photograph(path: str, resize: str, longest: int) -> NDArray[np.uint8]:
 
 
 def _seen(picture: Image.Image, resize: str) -> Image.Image:
-    """Cut the centre square out, as `adcgan.data.image_file` does, where a model sees only that."""
+    """Cut out the centre square, as `adcgan.data.image_file` does, if a model sees only that."""
     if resize != "crop":
         return picture
     width, height = picture.size

@@ -174,7 +174,9 @@ def load_named(
     if split not in SPLITS:
         raise InputError(f"The 'split' parameter must be 'train' or 'test'. Got {split!r} instead.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"The 'seed' parameter must be an integer from 0. Got {seed!r} instead.")
+        raise InputError(
+            f"The 'seed' parameter must be an integer of at least 0. Got {seed!r} instead."
+        )
     check_channels(channels)
     if image_size is not None:
         check_image_size(image_size)
@@ -269,7 +271,6 @@ def _image_set(
 
 
 def _decode_digits(target: Target, progress: Progress | None) -> Decoded:
-    """Decode scikit-learn's digits."""
     # Imported here because scikit-learn costs import time that other sets do not need.
     from sklearn.datasets import load_digits
 

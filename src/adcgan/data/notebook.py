@@ -1,4 +1,4 @@
-"""How a set of images shows itself in a notebook."""
+"""How a notebook displays a set of images."""
 
 from __future__ import annotations
 

@@ -55,10 +55,10 @@ def decode_all(
     fetch : callable
         Called with an index from several threads; returns pixels (C, H, W) or raises.
     target : Target
-        What `fetch` produces. Without channels the set is grey if every readable image is, else
-        RGB.
+        Size and channels that `fetch` returns. Without channels the set is grey if every readable
+        image is, else RGB.
     key : str or None
-        Keep the result under this name in the cache.
+        The result's name in the cache; None to keep it out.
     labels : list of int or None
         The class of every input, kept with the pixels.
     progress : Progress or None
@@ -195,7 +195,6 @@ def in_parallel(
 
 
 def _take(ahead: deque[Future[list[T]]], progress: Progress) -> list[T]:
-    """Wait for the oldest chunk."""
     results = ahead.popleft().result()
     progress.advance(len(results))
     return results

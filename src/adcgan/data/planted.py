@@ -1,10 +1,10 @@
-"""Anomalies to judge detectors by, made of normal images: defects, and other contents.
+"""Anomalies made from normal images, to judge detectors: defects, and other contents.
 
 `adcgan.data.defects` makes what `adcgan-local` learns from: pieces pasted, shaded, blurred, bent.
-No detector trains on the defects here. They are drawn as things happen to surfaces, weak enough
-that good detectors miss some; their lengths are pixels of a photograph, and shrink with an image of
-less than 128 pixels. Other contents are whole images that show something else than a normal one;
-of these, `adcgan-ss` trains on turns.
+No detector trains on the defects here. They imitate damage to surfaces, faint enough that good
+detectors miss some; their lengths are pixels of a photograph, and shrink with images of less than
+128 pixels. Other contents are whole images that show something other than a normal one; of these,
+`adcgan-ss` trains on turns.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def scratch(image: Pixels, rng: np.random.Generator, scale: float) -> Pixels:
 
 
 def swirl(image: Pixels, rng: np.random.Generator, scale: float) -> Pixels:
-    """Turn what lies around a point by up to 2 radians, less the farther away, to 10 to 25."""
+    """Turn what is within 10 to 25 pixels of a point by up to 2 radians, less with distance."""
     row, column = _middle(image, rng)
     rows, columns = np.indices(image.shape[:2])
     radius = max(3, scale * rng.uniform(10, 25))
@@ -128,7 +128,7 @@ DEFECTS: dict[str, Callable[[Pixels, np.random.Generator, float], Pixels]] = {
 def other_content(
     image: NDArray[np.uint8], kind: str, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Return an image that shows something else, though no place of it is damaged.
+    """Return an image that shows something else, without local damage.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def turned(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def squeezed(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Press it together by 1.6 along one side and stretch it by 1.3 along the other."""
+    """Compress it by 1.6 along one side and stretch it by 1.3 along the other."""
     rows, columns = np.indices(image.shape[:2]).astype(np.float64)
     by = (1.6, 1 / 1.3) if rng.random() < 0.5 else (1 / 1.3, 1.6)
     middle = [(side - 1) / 2 for side in image.shape[:2]]

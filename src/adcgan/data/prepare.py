@@ -1,4 +1,4 @@
-"""Batches on the device, and the orders in which training goes through the images."""
+"""Batches on the device, and the order of images in training."""
 
 from __future__ import annotations
 
@@ -210,9 +210,9 @@ def divided(index: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDA
 
 
 class _Borrowed:
-    """Presents an array's memory as writable, so that torch takes a read-only one in silence.
+    """Presents read-only memory as writable, so that torch takes it without a warning.
 
-    Nothing here writes to it. Refers to the array, which so lives as long as the view does.
+    Nothing writes to it. Holds a reference, so that the array lives as long as the view.
     """
 
     def __init__(self, array: NDArray[np.uint8]) -> None:

@@ -75,14 +75,14 @@ Maps: TypeAlias = "NDArray[np.float32] | Ragged"
 
 
 def shaped(values: NDArray[Any], shapes: Sequence[tuple[int, ...]]) -> NDArray[Any] | Ragged:
-    """Return the arrays of these shapes in `values` as one array, if the shapes are all one."""
+    """Return the arrays of these shapes in `values`, as one array if the shapes are equal."""
     if len(set(shapes)) == 1:
         return values.reshape(len(shapes), *shapes[0])
     return Ragged(values, shapes)
 
 
 def gathered(batches: Iterable[NDArray[Any]]) -> NDArray[Any] | Ragged:
-    """Return arrays (B, ...) that differ in what follows B as one array, or else as `Ragged`."""
+    """Return the arrays of batches (B, ...) as one array, or as `Ragged` where shapes differ."""
     parts = list(batches)
     if len({part.shape[1:] for part in parts}) <= 1:
         return np.concatenate(parts)

@@ -1,6 +1,6 @@
-"""What operating systems and file servers leave in folders: no images, and no errors either.
+"""Files that operating systems and servers leave in folders: neither images nor errors.
 
-Every listing asks `is_left_out`: of folders, of their layouts and categories, of object stores.
+Every listing uses `is_left_out`: of folders, layouts, categories and object stores.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def is_left_out(name: str) -> bool:
 
 
 def holds_something(folder: Path) -> bool:
-    """Say whether anything is in a folder that is not left out."""
+    """Say whether a folder holds anything that is not left out."""
     return not all(is_left_out(path.name) for path in folder.iterdir())

@@ -20,7 +20,7 @@ class Transformation(NamedTuple):
     turns : int
         Quarter turns counterclockwise, 0 to 3.
     right, down : int
-        Shifted to the right (1), to the left (2) or not at all (0); so too down, up.
+        Shift to the right (1), to the left (2) or none (0); likewise down, up or none.
     mirrored : int
         Left and right exchanged (1) or not (0).
     """
@@ -117,13 +117,13 @@ def _in_other_light(x: Tensor) -> Tensor:
 
 
 def _window(x: Tensor, d: int, left: int, top: int) -> Tensor:
-    """Return what a window as large as the images sees of them, continued by `d` by reflection."""
+    """Return a window as large as the images, on images continued by `d` by reflection."""
     wider = F.pad(x, (d, d, d, d), mode="reflect")
     return wider[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
 
 class Task(NamedTuple):
-    """What a self-supervised critic is asked of a transformed image.
+    """The questions that a self-supervised critic answers about a transformed image.
 
     Attributes
     ----------

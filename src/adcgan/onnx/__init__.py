@@ -1,6 +1,6 @@
-"""Detectors as files: one .onnx file, what it says of itself, and what scores with it.
+"""Detectors as .onnx files: writing them, their metadata, and scoring with them.
 
-`OnnxScorer` needs neither torch nor what writes files, so `export` is imported by itself.
+`OnnxScorer` needs neither torch nor onnx, so `export` is imported separately.
 """
 
 from __future__ import annotations

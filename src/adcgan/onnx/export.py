@@ -1,4 +1,4 @@
-"""From a fitted detector to one file: what may be exported, and how the file comes to be."""
+"""Export a fitted detector to one file."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def describe(detector: Detector) -> Description:
     Raises
     ------
     InputError
-        Its score is no weighted sum of its components.
+        Its score is not a weighted sum of its components.
     """
     components = detector.component_names()
     assert not {INPUT, SCORE, MAP, RECONSTRUCTION} & set(components)
@@ -168,8 +168,8 @@ def check_exportable(detector: Detector, path: Path) -> None:
         raise MissingExtraError(f"Export needs {', '.join(missing)}: pip install 'adcgan[export]'")
     if n_bytes > _MOST_WEIGHT_BYTES:
         raise InputError(
-            "One .onnx file holds less than 2 GiB. This detector's weights take "
-            f"{n_bytes:,} bytes; a smaller width makes them fewer."
+            f"An .onnx file must be smaller than 2 GiB. This detector's weights take {n_bytes:,} "
+            "bytes: fit one with a smaller width."
         )
 
 

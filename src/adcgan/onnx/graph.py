@@ -26,8 +26,8 @@ _SIDES = ("height", "width")
 class Graph(nn.Module):
     """A model's pass over images as they come, and the score of its components.
 
-    The score is computed here too, in float64 as the detector does, so that the file alone gives
-    scores to whatever runs it.
+    It computes the score too, in float64 like the detector, so that the file alone gives scores
+    in any runtime.
     """
 
     weights: Tensor
@@ -101,7 +101,7 @@ def _open_axes(shape: list[int | str]) -> dict[int, str]:
 
 
 def _tidy(graph: GraphProto, shapes: dict[str, list[int | str]]) -> None:
-    """Write out the shapes that tracing left open, and take out what it notes of the source."""
+    """Write out the shapes that tracing left open, and remove its notes on the source."""
     graph.name = "adcgan"
     for node in graph.node:
         node.doc_string = ""

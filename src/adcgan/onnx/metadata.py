@@ -1,7 +1,7 @@
-"""What an exported .onnx file says of itself, and the seal that shows that it is whole.
+"""The metadata of an exported .onnx file, and the seal that shows whether it is intact.
 
-The graph is ONNX's own affair. What thresholds, p-values and images need is kept in the file's
-metadata: text by key, here JSON under keys that start with ``adcgan.``.
+What thresholds, p-values and images need is in the file's metadata: text by key, here JSON under
+keys that start with ``adcgan.``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Weighing:
     def of(
         cls, combine: Callable[[Components], NDArray[np.float64]], components: list[str]
     ) -> Weighing:
-        """Read off how `combine` weighs `components` by asking it, and verify that it is a sum.
+        """Find the weights that `combine` gives `components`, and verify that it is a sum.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class Weighing:
         Raises
         ------
         InputError
-            It is no weighted sum.
+            It is not a weighted sum.
         """
         n = len(components)
         # The first row is all zeros, row k + 1 has a one in component k, the others are random.
@@ -88,7 +88,7 @@ class Weighing:
 
 @dataclass(frozen=True)
 class Description:
-    """What an exported file says of itself; each field is one metadata entry.
+    """The metadata of an exported file, one entry for each field.
 
     Attributes
     ----------
@@ -196,7 +196,7 @@ def check_seal(content: bytes, called: str) -> bool:
     Raises
     ------
     InputError
-        It is sealed, and not as it was written.
+        It is sealed, and was changed.
     """
     start = _digest_at(content)
     if start is None:
@@ -206,7 +206,7 @@ def check_seal(content: bytes, called: str) -> bool:
     digest.update(_NO_DIGEST.encode())
     digest.update(memoryview(content)[stop:])
     if digest.hexdigest().encode() != content[start:stop]:
-        raise InputError(f"{called} was changed or damaged: its SHA-256 is not the one in it.")
+        raise InputError(f"{called} was changed or damaged: its SHA-256 does not match.")
     return True
 
 

@@ -1,4 +1,4 @@
-"""Whether an exported file answers as its detector does."""
+"""Whether an exported file agrees with its detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OF_EACH_KIND = 8
 
 
 def check_parity(model: Model, written: OnnxBackend) -> tuple[float, int]:
-    """Compare everything that the two compute, on images of several kinds.
+    """Compare all outputs on images of several kinds.
 
     Parameters
     ----------

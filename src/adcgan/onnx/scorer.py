@@ -1,4 +1,4 @@
-"""An exported detector in ONNX Runtime: the same answers without torch."""
+"""An exported detector in ONNX Runtime: the same results without torch."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class OnnxScorer(Scorer):
 
     @property
     def system(self) -> str:
-        """The class of the detector that was exported."""
+        """The class of the exported detector."""
         return self.description_.detector
 
     @property
@@ -194,7 +194,7 @@ def _open(path: Path, device: str, threads: int) -> tuple[Any, dict[str, str]]:
         import onnxruntime
     except ImportError:
         raise MissingExtraError(
-            f"{path} takes ONNX Runtime to load: pip install 'adcgan[export]'"
+            f"Loading {path} needs ONNX Runtime: pip install 'adcgan[export]'"
         ) from None
     providers = _providers(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
@@ -216,7 +216,7 @@ def _open(path: Path, device: str, threads: int) -> tuple[Any, dict[str, str]]:
         )
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
     if metadata and not sealed and any(key.startswith("adcgan.") for key in metadata):
-        raise InputError(f"{path} was changed or damaged: it has lost its SHA-256.")
+        raise InputError(f"{path} was changed or damaged: it lacks its SHA-256.")
     return session, metadata
 
 
@@ -232,14 +232,13 @@ def _providers(device: str, available: list[str]) -> list[Any]:
         )
     if "CUDAExecutionProvider" not in available:
         raise InputError(
-            f"The 'device' parameter is {device!r}, but this ONNX Runtime computes on "
-            f"{', '.join(available)} alone: pip install onnxruntime-gpu."
+            f"The 'device' parameter is {device!r}, but this ONNX Runtime computes only "
+            f"on {', '.join(available)}: pip install onnxruntime-gpu."
         )
     return [("CUDAExecutionProvider", {"device_id": int(number or 0)})]
 
 
 def _name(provider: Any) -> str:
-    """Return a provider's name without its options."""
     return provider if isinstance(provider, str) else str(provider[0])
 
 

@@ -1,4 +1,4 @@
-"""What a detector found, for people: plots, one-file HTML pages, score tables and heatmaps.
+"""Results for people: plots, one-file HTML pages, score tables and heatmaps.
 
 The names are imported on first use: a table of scores takes neither matplotlib nor scikit-learn.
 """

@@ -32,7 +32,7 @@ def bars_against_paper(
     axes : Axes
         Where to draw.
     names : sequence of str, length n
-        What each pair of bars is of, from top to bottom.
+        Label of each pair of bars, from top to bottom.
     ours, paper : array-like of shape (n,)
         AUROCs in percent; nan where there is none.
     spread : array-like of shape (n,), optional
@@ -106,7 +106,7 @@ def scatter_against_paper(axes: Axes, points: Mapping[str, tuple[ArrayLike, Arra
     axes : Axes
         Where to draw.
     points : mapping of str to (ours, paper)
-        AUROCs in percent by what they are of, (n,) each.
+        AUROCs in percent by label, (n,) each.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The images of a page: what the model saw, what it made of it, and where it differs."""
+"""The images of a page: each with its reconstruction and where the two differ."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def _shown(
     heat: NDArray[np.float32] | None,
     threshold: float | None,
 ) -> _Shown:
-    """Return the pictures of an image: at its photograph's size, where that can still be read."""
+    """Return the pictures of an image, at its photograph's size if that can still be read."""
     small = _Shown(seen, rebuilt, heat)
     if images.files is None:
         return small
@@ -229,7 +229,7 @@ def _shown(
 
 
 def _reduced_mask(mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
-    """Make a mask smaller, without losing what is thinner than a pixel then."""
+    """Shrink a mask without losing parts that become thinner than a pixel."""
     picture = Image.fromarray(mask.astype(np.float32))
     some: NDArray[np.bool_] = np.asarray(picture.resize((width, height), Image.Resampling.BOX)) > 0
     return some

@@ -36,7 +36,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure at the top of the page: its name, its value and what puts it in proportion."""
+    """A figure at the top of the page: its name, its value and a note."""
 
     name: str
     value: str
@@ -45,14 +45,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says.
+    """The content of a page.
 
     Parameters
     ----------
     title : str
         The page's name.
     verdict : str
-        One sentence: what a reader in a hurry takes away.
+        One sentence for a reader in a hurry.
     tiles : sequence of Tile
         A few figures.
     sections : sequence of Section

@@ -21,7 +21,7 @@ def evaluation_page(
     evaluation: Evaluation,
     run: Mapping[str, Any] | None = None,
 ) -> Page:
-    """Say how good a detector is.
+    """Return the page of an evaluation.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def evaluation_page(
 def model_page(
     detector: Scorer, detector_name: str, model_name: str, run: Mapping[str, Any]
 ) -> Page:
-    """Say how a model was trained, without an evaluation.
+    """Return the page of a model without an evaluation.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ def model_page(
         title=f"{detector_name} model {printable(model_name)}",
         verdict=(
             f"Trained on {counted(detector.n_train_, 'normal image')}; an image is called "
-            f"anomalous when its score is above {detector.threshold_:.4g}. How many anomalous "
-            "images that catches takes an evaluation to know."
+            f"anomalous when its score is above {detector.threshold_:.4g}. Evaluate the model to "
+            "know how many anomalous images that catches."
         ),
         tiles=tiles,
         sections=[part for part in parts if part is not None],
@@ -136,7 +136,6 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[Tile]:
-    """Return the figures at the top of an evaluation's page."""
     at = metrics["at_threshold"]
     low, high = metrics["auroc_ci95"]
     return [

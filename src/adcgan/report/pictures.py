@@ -36,7 +36,7 @@ def svg(
     draw : callable
         Draws on the axes it is given.
     description : str
-        What a reader who cannot see the plot should know.
+        The plot in words, for readers who cannot see it.
     size : tuple of float
         Width and height in inches.
 
@@ -100,7 +100,7 @@ def outlined(
     ----------
     image : ndarray of shape (H, W, 1|3), uint8
     mask : ndarray of shape (H, W), bool
-        True at the pixels to go around; they are left to be seen, but at the image's border.
+        True at the pixels to outline; they stay visible, except at the image's border.
     colour : (int, int, int)
         Red, green and blue of the line, 0 to 255.
 

@@ -184,7 +184,7 @@ def pictures(detector: Scorer, images: ImageSet, evaluation: Evaluation) -> Sect
 
 
 def components(detector: Scorer, evaluation: Evaluation) -> Section | None:
-    """Return what each part of the score brings, and other scores of the same parts.
+    """Return each part's share in the score, and other scores of the same parts.
 
     None where the detector gives no parts. The figures are those of `adcgan.report.shares.Share`.
     """
@@ -216,8 +216,8 @@ def _finding(found: list[Share]) -> str:
         )
     first = max(known, key=lambda name: known[name])
     return (
-        f"The part named {first} decides most: it brings {percent(known[first])} of what sets "
-        "anomalous images apart from normal ones on average."
+        f"The part named {first} decides most: it accounts for {percent(known[first])} of what "
+        "sets anomalous images apart from normal ones on average."
     )
 
 
@@ -319,17 +319,17 @@ def facts(rows: Mapping[str, str]) -> Section:
 
 
 def _plots(drawn: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Name the parts of each plot; the SVG text is ours and goes in as it is."""
+    """Name the parts of each plot; our own SVG text goes in unescaped."""
     return [
         {"title": title, "note": note, "svg": Markup(picture)} for title, note, picture in drawn
     ]
 
 
 def _at_the_threshold(at: Mapping[str, Any]) -> str:
-    """Say what the threshold in force promises of normal images, and what it does to them."""
+    """Say how many normal images the threshold promises to flag, and how many it flags."""
     flagged = percent(at["false_positive_rate"], 2)
     if at["fpr"] is None:
-        return f"Above the threshold lie {flagged} of the normal images."
+        return f"{flagged} of the normal images lie above the threshold."
     return (
         f"The false-alarm budget of the threshold is {percent(at['fpr'], 2)}; "
         f"{flagged} of these normal images lie above it."

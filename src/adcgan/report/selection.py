@@ -1,4 +1,4 @@
-"""The page of a comparison of detectors: which one to take, and what that rests on."""
+"""The page of a comparison of detectors: which one to take, and why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ABOUT = {
 
 
 def comparison_page(found: Comparison) -> Page:
-    """Say which detector suits images.
+    """Return the page of a comparison.
 
     Parameters
     ----------
@@ -107,7 +107,6 @@ def overview(found: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _candidates(found: Comparison) -> dict[str, Any]:
-    """Return the table of candidates."""
     columns, rows = overview(found)
     notes = [
         "Defects and contents: the mean AUROC over kinds of made defects and of images that show "
@@ -115,16 +114,16 @@ def _candidates(found: Comparison) -> dict[str, Any]:
         "detector can see, not that your anomalies look like that.",
         "Smallest: the median extent of the smallest of three sizes of made defects of which "
         "at least half score above the threshold.",
-        "Alarms: the share of held-out normal images above the threshold, which each model took "
-        "from images of its own. Fit: the time to learn. Per s: images scored in a second.",
+        "Alarms: the share of held-out normal images above the threshold, which each model set "
+        "by held-out images of its own. Fit: the time to learn. Per s: images scored in a second.",
     ]
     if found.by == "own":
         notes.append(
-            "The order is that of your own anomalies. The first of several looks a little better "
-            "on them than it is: evaluate it on others."
+            "Your own anomalies decide the order. The first of several looks a little better on "
+            "them than it is: evaluate it on others."
         )
     else:
-        notes.append(f"The order is that of {found.by}.")
+        notes.append(f"The column {found.by} decides the order.")
     larger = [
         f"{percent(row['budget'])} for {row['detector']}"
         for row in found.ranking
@@ -132,7 +131,7 @@ def _candidates(found: Comparison) -> dict[str, Any]:
     ]
     if larger:
         notes.append(
-            f"A false-alarm budget of {percent(found.plan['fpr'])} takes "
+            f"A false-alarm budget of {percent(found.plan['fpr'])} needs "
             f"{counted(images_needed(found.plan['fpr']), 'image')} that a model neither learns "
             f"from nor is judged on. With fewer it is larger: {', '.join(larger)}."
         )
@@ -142,12 +141,12 @@ def _candidates(found: Comparison) -> dict[str, Any]:
         elif row["steps"] is not None and row["steps"] < 1:
             notes.append(
                 f"{row['detector']} was trained for {percent(row['steps'], 0)} of its steps, to "
-                "keep to the time; 'adcgan fit' takes all of them."
+                "fit the time; 'adcgan fit' takes all of them."
             )
         elif row["n_images"] < found.plan["n_learned"]:
             notes.append(
                 f"{row['detector']} learned from {row['n_images']:,} of the "
-                f"{found.plan['n_learned']:,} images, to keep to the time."
+                f"{found.plan['n_learned']:,} images, to fit the time."
             )
         if row["league"]:
             notes.append(f"{row['detector']}: {row['league']}.")

@@ -1,4 +1,4 @@
-"""Which part of a score decides: what each part brings to what the score tells apart."""
+"""Which part of a score decides: each part's share in the difference that the score makes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def shares(
     contributions: Mapping[str, NDArray[np.float64]],
     labels: NDArray[np.int64],
 ) -> list[Share]:
-    """Measure what each part of a score brings.
+    """Measure each part's share in a score.
 
     Parameters
     ----------

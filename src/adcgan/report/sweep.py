@@ -26,7 +26,7 @@ from adcgan.report.wording import counted, duration, printable
 
 
 def sweep_page(rows: Iterable[Row], name: str) -> Page:
-    """Say what a sweep found.
+    """Return the page of a sweep.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def _verdict(
                 told = "; ".join(f"{_what(line)} {line.ours:.1f}" for line in whole)
                 named = _named(*group) + (f", {league[0].league}" if league[0].league else "")
                 return f"{text} {what}, in percent{named}: {told}."
-    return f"{text} No average is whole: that takes every class."
+    return f"{text} No average is complete: it needs every class."
 
 
 def _told(table: Table) -> tuple[str, list[Line]]:
@@ -105,18 +105,17 @@ def _told(table: Table) -> tuple[str, list[Line]]:
 
 
 def _named(protocol: str, split: str) -> str:
-    """Return what must be said with figures that are not of the paper's protocol and split."""
+    """Return the label for figures of another protocol or split than the paper's."""
     told = "" if protocol == "paper" else f", {protocol} protocol ({WARNING})"
     return told + ("" if split == "test" else f", {split} split")
 
 
 def _tiles(done: Sequence[Row], failed: Sequence[Row]) -> list[Tile]:
-    """Return the figures at the top of the page."""
     seeds = {row["seed"] for row in [*done, *failed]}
     return [
         Tile("Cells done", f"{len(done):,}", f"{len(failed):,} failed"),
         Tile("Detectors", f"{len({row['detector'] for row in [*done, *failed]}):,}"),
-        Tile("Seeds", f"{len(seeds):,}", "" if len(seeds) > 2 else "a reported figure takes 3"),
+        Tile("Seeds", f"{len(seeds):,}", "" if len(seeds) > 2 else "use 3 for reported results"),
         Tile("Computed for", duration(sum(row["seconds"] for row in done)), "all cells together"),
     ]
 
@@ -153,7 +152,7 @@ def _versions(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _leagues(made: Sequence[Table]) -> list[list[Table]]:
-    """Return the tables by league, the paper's first, without one that nothing was run for.
+    """Return the tables by league, the paper's first, without empty ones.
 
     Each set of photographs with defects is a league of its own.
     """
@@ -190,7 +189,7 @@ def _comparison(made: Sequence[Table], protocol: str, split: str) -> Section:
 
 
 def _parts(table: Table, anchor: str) -> list[dict[str, Any]]:
-    """Return a table for each data set and scheme that was run, without lines of nothing."""
+    """Return a table for each data set and scheme that was run, without empty lines."""
     columns, rows = grid(table)
     if table.figure:
         ran = rows
@@ -208,12 +207,11 @@ def _parts(table: Table, anchor: str) -> list[dict[str, Any]]:
 
 
 def _in_anchor(dataset: str) -> str:
-    """Return the name of a set as a part of an anchor, in which no space may stand."""
+    """Return the name of a set as a part of an anchor, without spaces."""
     return quote(dataset.replace(" ", "_"))
 
 
 def _plots(made: Sequence[Table]) -> list[dict[str, Any]]:
-    """Return the plots of the averages and of every class, for each data set and scheme."""
     averages, classes = made[:2]
     kind = f"{averages.protocol} protocol, {averages.split} split"
     return [

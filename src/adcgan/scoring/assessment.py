@@ -1,4 +1,4 @@
-"""What a detector says of a set of images."""
+"""A detector's results on a set of images."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Scored(Generic[Values]):
-    """What one pass over B images gives: tensors of a torch model, or arrays of a backend.
+    """The result of one pass over B images: tensors of a torch model, or arrays of a backend.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Scored(Generic[Values]):
     reconstruction: Values | None = None
 
     def map(self, function: Callable[[Values], Other]) -> Scored[Other]:
-        """Return the same with `function` of everything in it."""
+        """Return a copy with `function` applied to everything in it."""
         pictures = (self.anomaly_map, self.reconstruction)
         return Scored(
             {name: function(values) for name, values in self.components.items()},
@@ -46,7 +46,7 @@ class Scored(Generic[Values]):
 
 
 class Backend(Protocol):
-    """What a `Scorer` asks for scores."""
+    """The interface through which a `Scorer` computes."""
 
     @property
     def images_at_once(self) -> int:

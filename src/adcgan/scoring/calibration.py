@@ -248,7 +248,6 @@ def finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _check_budget(fpr: float) -> None:
-    """Refuse a budget outside (0, 1)."""
     if not 0 < fpr < 1:
         raise InputError(
             f"The 'fpr' parameter must be between 0 and 1, both excluded. Got {fpr!r} instead."

@@ -1,4 +1,4 @@
-"""Whether scored images still come from where the held-out normal ones came from."""
+"""Whether scored images still come from the same source as the held-out normal ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Drift:
 
     @property
     def unlike(self) -> bool:
-        """Whether that is worth a warning: at least 20 images, and a p-value below 0.001."""
+        """Whether to warn: at least 20 images, and a p-value below 0.001."""
         return self.n >= FEWEST and self.p_value < LEVEL
 
     def warning(self, images: str = "These images") -> str | None:
@@ -60,8 +60,8 @@ class Drift:
                 f"of held-out normal images ({found})."
             )
         return (
-            f"{images} are unlike its held-out normal images: their scores are lower, as those of "
-            f"images that it learned from, or of blank ones, are ({found})."
+            f"{images} are unlike its held-out normal images: their scores are lower, as they "
+            f"are for images that it learned from and for blank ones ({found})."
         )
 
 
@@ -70,8 +70,8 @@ def drift(scores: ArrayLike, calibration_scores: ArrayLike, threshold: float) ->
 
     The two-sample Kolmogorov–Smirnov test (Smirnov 1939), as Rabanser, Günnemann and Lipton (2019,
     "Failing Loudly") use it on what a model says of images. Two samples, since the held-out scores
-    are one too, and often a small one. It is the same as to ask whether the conformal p-values of
-    the new images are uniform, knowing from how few images they come.
+    are one too, and often a small one. Testing the conformal p-values of the new images for
+    uniformity is the same, except that this test knows how few images they come from.
 
     The p-value is Smirnov's limit, which needs no SciPy and is hardly ever below the exact one: 2 Σ
     (−1)^(j−1) exp(−2 j² λ²) over j ≥ 1, with λ = statistic · √(n m / (n + m)). It is above 0.001

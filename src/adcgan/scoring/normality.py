@@ -269,6 +269,5 @@ def _checked(components: Components) -> dict[str, NDArray[np.float64]]:
 
 
 def _check_weight(name: str, value: float) -> None:
-    """Refuse a weight outside [0, 1]."""
     if not 0 <= value <= 1:
         raise InputError(f"The {name!r} parameter must be from 0 to 1. Got {value!r} instead.")

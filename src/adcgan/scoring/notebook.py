@@ -1,4 +1,4 @@
-"""How an assessment shows itself in a notebook."""
+"""How a notebook displays an assessment."""
 
 from __future__ import annotations
 

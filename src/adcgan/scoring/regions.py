@@ -153,9 +153,10 @@ def regions(anomaly_map: ArrayLike, threshold: float) -> list[Region]:
 
 @dataclass(frozen=True, eq=False)
 class _Runs:
-    """Marked pixels that follow one another in a row, in reading order: columns start to stop - 1.
+    """Runs of marked pixels in rows, in reading order: columns start to stop - 1.
 
-    Far fewer than pixels, and labelled with NumPy alone: what scores an exported file has no SciPy.
+    They are far fewer than pixels, and NumPy alone labels them: an exported file is scored
+    without SciPy.
     """
 
     row: NDArray[np.intp]

@@ -1,4 +1,4 @@
-"""What can be asked of anything that scores images, whether it computes in torch or not."""
+"""The methods of everything that scores images, in torch or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from adcgan.scoring.verdict import Verdict
 class Scorer(ABC):
     """Gives every image a score, higher = more anomalous, and judges it by normal images.
 
-    Everything a user calls to score images is here, once for all; what computes is its `backend`.
+    Everything a user calls to score images is here; its `backend` computes.
 
     Images are given as a folder, an .npy or .npz file, a uint8 array (n, H, W) or (n, H, W, C), a
     list of paths, arrays or PIL images, or an `adcgan.ImageSet`.
@@ -36,7 +36,7 @@ class Scorer(ABC):
     Attributes
     ----------
     threshold_ : float
-        An image is called anomalous when its score is above it.
+        Images with a higher score are anomalous.
     fpr_ : float or None
         The false-positive budget in force; None when `contamination` set the threshold.
     calibration_scores_ : ndarray of float64 (n_calibration_,)
@@ -73,12 +73,12 @@ class Scorer(ABC):
     @property
     @abstractmethod
     def backend(self) -> Backend:
-        """What computes the scores of batches."""
+        """Computes the scores of batches."""
 
     @property
     @abstractmethod
     def system(self) -> str:
-        """The detector's class by name, that of an exported detector too."""
+        """The name of the detector's class, also of an exported one."""
 
     @property
     def target_(self) -> Target:
@@ -89,7 +89,7 @@ class Scorer(ABC):
 
     @property
     def called(self) -> str:
-        """What errors call this scorer."""
+        """The scorer's name in errors."""
         return self.system
 
     @abstractmethod
@@ -118,8 +118,8 @@ class Scorer(ABC):
     def predict_proba(self, X: ImageSource) -> NDArray[np.float64]:
         """Return (n, 2): the p-value of each image, and one minus it.
 
-        Column 1 estimates how sure it is that a normal image would score lower. It is calibrated
-        by normal images alone and says nothing of how common anomalies are.
+        Column 1 estimates the chance that a normal image scores lower. It is calibrated by normal
+        images alone and does not depend on how common anomalies are.
         """
         p = self.p_values(X)
         return np.stack([p, 1 - p], axis=1)
@@ -183,14 +183,14 @@ class Scorer(ABC):
         X : images
             See the class.
         maps : bool
-            Keep the anomaly maps as well, in a temporary file that goes with them.
+            Keep the anomaly maps too, in a temporary file that is deleted with them.
         fpr : float or None
             Decide by this false-positive budget instead of the model's own threshold.
 
         Raises
         ------
         InputError
-            The images are not as described, or there are no maps to be had.
+            The images are not as described, or the detector makes no maps.
         OSError
             The maps do not fit into the folder for temporary files, ``$TMPDIR``.
         """
@@ -298,7 +298,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
-        """Return images (n, H, W, C) in [0, 1] made of random latents, where that is possible."""
+        """Return images (n, H, W, C) in [0, 1] made from random latents, if the system can."""
 
     def _map_of(self, scored: Scored[NDArray[Any]]) -> NDArray[np.float32]:
         if scored.anomaly_map is None:
@@ -313,7 +313,7 @@ class Scorer(ABC):
         index: NDArray[np.int64] | None = None,
         progress: Progress = silent,
     ) -> Iterator[Scored[NDArray[Any]]]:
-        """Yield all that the backend makes of uint8 images (n, C, H, W), batch by batch.
+        """Yield the backend's results for uint8 images (n, C, H, W), batch by batch.
 
         Parameters
         ----------
@@ -355,7 +355,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def _check_fitted(self) -> None:
-        """Raise `InputError` unless something was learned."""
+        """Raise `InputError` unless the detector is fitted."""
 
 
 def _joined(parts: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""Where normal ends, and on which side of it an image lies: one verdict for all who give one."""
+"""The threshold, and the decisions that follow from it, for every command and the service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adcgan.scoring.drift import Drift, drift
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """A threshold, and what it says of scores.
+    """A threshold, and its decisions on scores.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Verdict:
     calibration_scores : ndarray of float64 (m,)
         Scores of the held-out normal images.
     warning : str or None
-        Why the budget in force is not the one asked for.
+        Why the budget in force differs from the one asked for.
     """
 
     threshold: float
@@ -45,7 +45,7 @@ class Verdict:
         warning = None
         if not found.supported:
             warning = (
-                f"A false-positive budget of {fpr:g} takes {images_needed(fpr):,} held-out normal "
+                f"A false-positive budget of {fpr:g} needs {images_needed(fpr):,} held-out normal "
                 f"images. There are {len(calibration_scores):,}, so the budget in force is "
                 f"{found.fpr_in_force:.3g}."
             )

@@ -1,6 +1,6 @@
 """Which detector for these images: candidates learn from normal images and are compared.
 
-There are few or no anomalies to choose by, so that most of what they are judged on is made of
+There are few or no anomalies to choose by, so candidates are judged mostly on anomalies made from
 held-out normal images.
 """
 

@@ -52,7 +52,7 @@ def candidates(names: Sequence[str] | None = None) -> list[str]:
     unknown = [name for name in names if name not in DETECTORS]
     if unknown or not names:
         raise InputError(
-            f"The 'detectors' parameter must be of {', '.join(DETECTORS)}. "
+            f"The 'detectors' parameter must be among {', '.join(DETECTORS)}. "
             f"Got {unknown[0] if unknown else 'none'!r} instead."
         )
     for name in names:
@@ -61,7 +61,7 @@ def candidates(names: Sequence[str] | None = None) -> list[str]:
 
 
 def suited(longer_side: float) -> tuple[str, str]:
-    """Return the detector to take untold, of those that learn from normal images alone, and why.
+    """Return the default detector, of those that learn from normal images alone, and why.
 
     Parameters
     ----------
@@ -88,24 +88,24 @@ class Budget:
         self._ends, self._left = time.monotonic() + seconds, n
 
     def next_share(self) -> float:
-        """Return the seconds of the next candidate: what is left, by those that are left."""
+        """Return the seconds for the next candidate: the time left over the candidates left."""
         share = max(0.0, self._ends - time.monotonic()) / max(1, self._left)
         self._left -= 1
         return share
 
 
 class TooLongError(Exception):
-    """A candidate's training would be cut down to next to nothing."""
+    """A candidate would get too little of its training to be worth comparing."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of what a detector would do by itself it does in a comparison.
+    """How much of its own training a detector gets in a comparison.
 
     Attributes
     ----------
     settings : dict
-        What to set; nothing where it keeps to its time as it is.
+        Settings that shorten it; empty if it needs none.
     steps : float or None
         Share of its own number of training steps, in (0, 1]; None where it trains no networks.
     n_images : int
@@ -118,7 +118,7 @@ class Effort:
 
 
 def shortened(detector: Detector, images: ImageSet, seconds: float) -> Effort:
-    """Return the effort with which a detector keeps to a time.
+    """Return the effort that fits a detector into a time.
 
     Parameters
     ----------
@@ -168,6 +168,6 @@ def _affordable(detector: Detector, images: ImageSet, seconds: float) -> int:
 def _refuse_next_to_nothing(share: float, needed: float, seconds: float) -> None:
     if share < LEAST_SHARE:
         raise TooLongError(
-            f"left out: to learn would take {needed / 60:,.0f} minutes, and there was time for "
+            f"left out: learning would take {needed / 60:,.0f} minutes, but there was time for "
             f"{seconds / 60:.1f}"
         )

@@ -48,7 +48,7 @@ def compare(
     look_for: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare detectors on normal images, and say which suits them.
+    """Compare detectors on normal images, and find the one that suits them.
 
     A fifth of the images, 100 at most, is held out. Each candidate learns from the others and is
     judged by how well it tells the held-out ones from copies with a defect in them, from copies
@@ -212,7 +212,7 @@ def _prepared(
 
 
 def _effort(detector: Detector, images: ImageSet, seconds: float) -> dict[str, Any]:
-    """Return ``settings``, ``steps`` and ``n_images`` with which a candidate keeps to its time."""
+    """Return ``settings``, ``steps`` and ``n_images`` that fit a candidate into its time."""
     effort = shortened(detector, images, TRAINING_SHARE * seconds)
     if detector.resize == "keep":
         effort.settings["image_size"] = LONGEST_SIDE
@@ -227,7 +227,7 @@ def _spread(n: int, wanted: int) -> NDArray[np.intp]:
 def _plan(
     images: ImageSet, own: ImageSet | None, learned: int, judged: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what must be the same for rows to stand beside one another, and who made them."""
+    """Return what rows must share to be compared, and what made them."""
     return {
         "images": {
             "source": images.source,

@@ -1,4 +1,4 @@
-"""What a comparison found, and the advice that follows."""
+"""The result of a comparison, and its advice."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Comparison:
         found = best["smallest"]
         size = f" It catches most defects of {found:.0f} pixels or more." if found else ""
         return (
-            f"Take {name}: it tells held-out normal images from {what} best (mean AUROC "
+            f"Take {name}: it is best at telling held-out normal images from {what} (mean AUROC "
             f"{standing:.2f}{next_best}).{size}"
         )
 
@@ -200,7 +200,7 @@ def own_auroc(row: Row) -> float | None:
 
 
 def _summary(row: Row) -> Row:
-    """Return the figures of a row that say most."""
+    """Return the main figures of a row."""
     done = row["error"] is None
     return {
         "detector": row["detector"],

@@ -1,4 +1,4 @@
-"""What candidates are judged on: held-out normal images, and anomalies made of them."""
+"""What candidates are judged on: held-out normal images, and anomalies made from them."""
 
 from __future__ import annotations
 
