@@ -249,7 +249,7 @@ def test_set_is_read_by_the_type_of_the_default(text, value):
         (["rate=x"], {}, "--set rate must be a number. Got 'x' instead."),
         (["flag=2"], {}, "--set flag must be true or false. Got '2' instead."),
         (["count=1", "count=2"], {}, "--set count is given twice."),
-        (["count=1"], {"count": 2}, "--count and --set count say the same thing"),
+        (["count=1"], {"count": 2}, "--count and --set count set the same parameter"),
         (["depth=1"], {}, "Sample has no parameter 'depth'. It has count, flag, name, "),
         ([], {"epochs": 2}, "--epochs: Sample has no parameter 'epochs'."),
     ],

@@ -267,7 +267,7 @@ def test_weights_that_one_file_cannot_hold_are_refused(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_file, "_MOST_WEIGHT_BYTES", 1000)
-    with pytest.raises(InputError, match=r"less than 2 GiB\. This detector's weights take [\d,]+"):
+    with pytest.raises(InputError, match=r"smaller than 2 GiB\. This detector's weights take [\d,]+"):
         export_onnx(exported("rda")[0], tmp_path / "m.onnx")
 
 
