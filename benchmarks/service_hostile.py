@@ -49,7 +49,7 @@ MEMORY_MB = 512 + 2 * 900
 IDLE, MOST = 500, 512
 WAVES = ["requests", "held", "heavy", "schema"]
 CLOSED, GONE = "closed without an answer", "went away by itself"
-HELD = "held open"
+HELD = "open to the end"
 Chance = random.Random
 
 
@@ -267,6 +267,8 @@ async def attack(port: int, data: bytes, *, leave: bool) -> object:
             answer = await asyncio.wait_for(reader.read(65536), PATIENCE_SECONDS)
         except ConnectionResetError:
             return CLOSED
+        except asyncio.TimeoutError:
+            return HELD
         while answer.startswith(b"HTTP/1.1 100"):
             answer = await reader.read(65536)
         return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else CLOSED
