@@ -30,6 +30,8 @@ import adcgan
 from adcgan import DETECTORS, load_named
 from adcgan.benchmark.published import published
 from adcgan.cli import app, fit
+from adcgan.detectors import SelfSupervisedADCGAN
+from adcgan.detectors.effort import EFFORTS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -456,6 +458,25 @@ def test_the_figures_of_the_pixel_baselines_are_those_of_the_rows() -> None:
             found = aurocs(f"pixels-{name}.jsonl", detector)
             of_detectors.append(f"{mean(found):.1f} ({min(found):.1f} to {max(found):.1f})")
         assert f"| {label} | {' | '.join(of_detectors)} |" in text
+
+
+def test_the_table_of_effort_says_what_each_setting_stands_for() -> None:
+    def told(name: str, effort: str) -> str:
+        detector, words = SelfSupervisedADCGAN(effort=effort), []
+        for side in (16, 32, 64):
+            value = detector.for_size(side)[name]
+            word = value if isinstance(value, str) else f"{value:,g}"
+            if not words or word != words[-1].split()[0]:
+                words.append(f"{word} from {side} px on" if words else word)
+        return "; ".join(words)
+
+    page = text_of(DOCS / "detectors" / "adcgan-ss.md")
+    names = SelfSupervisedADCGAN().for_size(32)
+    rows = {name: [told(name, effort) for effort in EFFORTS] for name in names}
+    differing = {name: row for name, row in rows.items() if len(set(row)) > 1}
+    assert len(differing) > 5
+    for name, row in differing.items():
+        assert f"| `{name}` | {' | '.join(row)} |" in page
 
 
 def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -171,6 +172,26 @@ def test_the_residual_trunk_works_on_small_maps_whatever_the_image(size: int) ->
     critic = SelfSupervisedCritic(1, size, width=0.05)
     side = critic(torch.rand(2, 1, size, size)).local.shape[2]
     assert 5 <= side <= 9
+
+
+@pytest.mark.parametrize(("size", "local"), [(16, 8), (28, 14), (32, 16), (64, 32), (100, 25)])
+def test_the_full_trunk_works_at_the_resolution_of_the_image_up_to_64_px(
+    size: int, local: int
+) -> None:
+    critic = SelfSupervisedCritic(1, size, width=0.05, trunk="full")
+    assert critic(torch.rand(2, 1, size, size)).local.shape[2:] == (local, local)
+
+
+def test_at_half_width_the_full_trunk_is_a_wide_residual_network_10_4() -> None:
+    critic = SelfSupervisedCritic(3, 32, width=0.5, trunk="full")
+    weights = [p for part in (critic.trunk, critic.last_block) for p in part.parameters()]
+    # Zagoruyko and Komodakis (2016), Table 1: 3×3 convolutions and the 1×1 of each skip.
+    widths = (16, 64, 128, 256)
+    expected = 3 * 16 * 9 + sum(9 * a * b + 9 * b * b + a * b for a, b in pairwise(widths))
+    assert sum(p.numel() for p in weights if p.dim() == 4) == expected
+    deeper = SelfSupervisedCritic(3, 32, width=0.5, trunk="full", blocks=2)
+    more = sum(p.numel() for p in deeper.parameters()) - sum(p.numel() for p in critic.parameters())
+    assert more == sum(2 * 9 * b * b + 4 * b for b in widths[1:])
 
 
 def test_a_residual_block_learns_a_difference_from_its_input() -> None:

@@ -15,7 +15,10 @@ from adcgan import load, load_named
 from adcgan.benchmark.metrics import auroc
 from adcgan.data.transformations import TURNS_AND_SHIFTS
 from adcgan.detectors import SelfSupervisedADCGAN
-from adcgan.detectors.selfsupervised import COMPONENTS, WEIGHED, informed
+from adcgan.detectors.effort import EFFORTS
+from adcgan.detectors.selfsupervised import COMPONENTS, WEIGHED, falling, informed
+from adcgan.progress import Progress
+from adcgan.training.cost import count_flops
 from adcgan.training.optimizers import Optimizers
 
 QUICK: dict[str, Any] = {"width": 0.125, "batch_size": 64, "fpr": 0.5, "device": "cpu"}
@@ -106,6 +109,119 @@ def test_two_views_of_half_as_many_images_are_told_from_others() -> None:
     # Of 32 images in two views; a guess among 63 others costs their logarithm.
     assert losses[-1] < losses[0] < 0.3 * math.log(63)
     assert np.isfinite(detector.decision_function(images[:5])).all()
+
+
+TINY: dict[str, Any] = {
+    "width": 0.05,
+    "batch_size": 16,
+    "warmup_steps": 1,
+    "epochs": 1,
+    "min_steps": 6,
+    "image_size": 32,
+    "fpr": 0.5,
+    "device": "cpu",
+}
+
+
+def test_quick_is_what_the_reference_was_made_with() -> None:
+    names = ("trunk", "width", "min_steps", "last_rate", "alike", "adversarial", "alpha", "beta")
+    names += ("views", "shift", "critic_steps", "dropout")
+    small = ("paper", 0.5, 600, 1, 16, 1, 0.3, 0.3, 0, 1 / 8, 1, 0.2)
+    large = ("small", 0.25, 2000, 1, 16, 0.1, 0.03, 0.03, 0.3, 1 / 4, 4, 0)
+    for size, expected in [(16, small), (31, small), (32, large), (64, large), (256, large)]:
+        assert SelfSupervisedADCGAN().for_size(size) == dict(zip(names, expected, strict=True))
+
+
+def test_more_effort_takes_more_work() -> None:
+    work = []
+    for effort in EFFORTS:
+        detector = SelfSupervisedADCGAN(effort=effort, device="cpu")
+        recipe = detector.make_model((3, 32, 32)).recipe(1800, detector._accelerator(None, ()))
+        work.append(recipe.phases[1].steps * count_flops(recipe, 1, (3, 32, 32)))
+    assert 2 * work[0] < work[1] < work[2] / 2
+
+
+def test_what_is_given_stands_whatever_the_effort() -> None:
+    given = SelfSupervisedADCGAN(effort="thorough", trunk="small", views=0.0, min_steps=7)
+    chosen, usual = given.for_size(32), SelfSupervisedADCGAN(effort="thorough").for_size(32)
+    assert chosen == usual | {"trunk": "small", "views": 0, "min_steps": 7}
+
+
+def test_the_announced_time_counts_that_the_gan_takes_part_now_and_then() -> None:
+    detector = SelfSupervisedADCGAN(**TINY)
+    accelerator = detector._accelerator(None, ())
+    shape = (3, 32, 32)
+
+    def counted(critic_steps: int) -> float:
+        model = detector.set_params(critic_steps=critic_steps).make_model(shape)
+        return count_flops(model.recipe(60, accelerator), 1, shape)
+
+    always, third, ninth = counted(1), counted(3), counted(9)
+    # A step is the critic's own and a share of the rest.
+    rest = (third - ninth) / (1 / 3 - 1 / 9)
+    assert rest > 0
+    assert always == pytest.approx(ninth + rest * 8 / 9)
+
+
+class StopAfter(Progress):
+    """Interrupts training once so many steps are done."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def start(self, description: str, total: int) -> None: ...
+
+    def advance(self, steps: int = 1, **_: Any) -> None:
+        self.left -= steps
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None: ...
+
+
+@pytest.mark.parametrize("effort", ["standard", "thorough"])
+def test_a_run_of_any_effort_is_resumed_to_the_same_bytes_and_loaded(
+    effort: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (40, 32, 32, 3), dtype=np.uint8)
+    settings = TINY | {"critic_steps": 2}
+    whole = SelfSupervisedADCGAN(**settings, effort=effort).fit(images)
+
+    run = {"run_dir": tmp_path / "run", "checkpoint_every": 3}
+    stopped = SelfSupervisedADCGAN(**settings, effort=effort)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(images, progress=StopAfter(6), **run)
+    resumed = stopped.fit(images, resume=True, **run)
+    for name, tensor in whole.model_.state_dict().items():
+        assert torch.equal(tensor, resumed.model_.state_dict()[name]), name
+    np.testing.assert_array_equal(
+        load(tmp_path / "run", device="cpu").decision_function(images[:5]),
+        whole.decision_function(images[:5]),
+    )
+
+
+def test_all_transformations_are_told_apart_by_one_question() -> None:
+    images, normal = digits(4)
+    settings = {"questions": "together", "warmup_steps": 1, "epochs": 1, "min_steps": 4}
+    detector = SelfSupervisedADCGAN(**QUICK, **settings, alike=1).fit(images[normal])
+    assert len(detector.model_.critic.task.scored) == 36
+    assert detector.model_.informed.shape == (1,)
+    detector.model_.informed = torch.tensor([True])
+    untrained = detector.score_components(images[:20])["recognition"]
+    assert np.abs(untrained - math.log(36)).mean() < 1
+
+
+def test_the_learning_rate_falls_to_its_last_share() -> None:
+    rates = [falling(step, 100, 0.1) for step in range(101)]
+    assert rates == sorted(rates, reverse=True)
+    assert (rates[0], rates[50], rates[100]) == pytest.approx((1, 0.55, 0.1))
+    detector = SelfSupervisedADCGAN(**TINY, last_rate=0.5)
+    recipe = detector.make_model((3, 32, 32)).recipe(32, detector._accelerator(None, ()))
+    recipe.optimizers.step = 7
+    assert [float(o.param_groups[0]["lr"]) for o in recipe.optimizers.named.values()] == [
+        pytest.approx(rate / 2) for rate in (1e-3, 3e-4, 1e-3)
+    ]
 
 
 def test_questions_count_that_are_answered_better_than_by_a_guess() -> None:

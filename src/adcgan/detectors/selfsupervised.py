@@ -11,7 +11,7 @@ Framework for Contrastive Learning of Visual Representations", 2020).
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -30,11 +30,12 @@ from adcgan.detectors.density import (
     mahalanobis_distance,
     neighbour_distance,
 )
+from adcgan.detectors.effort import by_effort, chosen, effort_setting
 from adcgan.detectors.model import ComponentScale, Model, channels_last
 from adcgan.detectors.settings import (
-    Rule,
     learning_rate_setting,
     maybe,
+    one_of,
     precision_setting,
     real,
     setting,
@@ -56,7 +57,7 @@ from adcgan.networks import (
     SpectralNorms,
     default_latent_dim,
 )
-from adcgan.networks.critic import RESIDUAL_FROM
+from adcgan.networks.critic import TRUNKS
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape, residual_loss
 from adcgan.training import (
@@ -78,21 +79,8 @@ WEIGHED = ("recognition", "neighbours", "typicality")
 COMPONENTS = (*WEIGHED, "residual")
 # Of the contrastive loss between views.
 TEMPERATURE = 0.2
-# Images of a step that are transformed alike.
-ALIKE = 16
 # Training images whose features describe what is normal.
 MOST_REFERENCES = 4096
-
-
-def by_size(small: float, large: float, rule: Rule, doc: str) -> Any:
-    """Declare a setting whose default, None, is `small` below 32 px and `large` from there on.
-
-    There the critic's trunk is residual.
-    """
-    doc = f"{doc} None is {small:g}, and {large:g} from {RESIDUAL_FROM} px on."
-    return field(
-        default=None, metadata={"rule": maybe(rule), "doc": doc, "by_size": (small, large)}
-    )
 
 
 class SelfSupervisedADCGAN(Detector):
@@ -124,7 +112,23 @@ class SelfSupervisedADCGAN(Detector):
         maybe(whole(1)),
         "Size z of the latent; None is 100, and 200 from 64 px on.",
     )
-    width: float | None = by_size(0.5, 0.25, real(0, 4, above=True), "Scale of every hidden width.")
+    effort: str = effort_setting()
+    trunk: str | None = by_effort(
+        one_of(*TRUNKS),
+        'The critic\'s: "paper", "small" (residual, its first map of at most 16 px) or "full" '
+        "(residual, from the image's own resolution, up to 64 px).",
+        quick=("paper", "small"),
+        standard=("paper", "full"),
+        thorough="full",
+    )
+    blocks: int = setting(1, whole(1, 8), "Blocks in each of a residual trunk's three stages.")
+    width: float | None = by_effort(
+        real(0, 4, above=True),
+        "Scale of every hidden width.",
+        quick=(0.5, 0.25),
+        standard=(0.5, 0.25, 0.125),
+        thorough=(0.25, 0.5, 0.25),
+    )
     batch_size: int = setting(
         128,
         whole(2),
@@ -137,48 +141,70 @@ class SelfSupervisedADCGAN(Detector):
     )
     warmup_steps: int = setting(100, whole(0), "Steps of the autoencoder alone.")
     epochs: int = setting(8, whole(1), "Passes over the images with all networks together.")
-    min_steps: int | None = by_size(
-        600, 2000, whole(0), "Steps that these are lengthened to for smaller sets."
+    min_steps: int | None = by_effort(
+        whole(0),
+        "Steps that these are lengthened to for smaller sets.",
+        quick=(600, 2000),
+        standard=(1500, 4000),
+        thorough=(4000, 8000),
     )
     lr: float = learning_rate_setting(1e-3, "critic and autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
+    last_rate: float | None = by_effort(
+        real(0, 1),
+        "Share of the learning rates that is left at the end, where they fall as half a cosine.",
+        quick=1,
+        standard=0,
+    )
     transformation: float = setting(
         1.0, real(0), "Weight of the critic's cross-entropy on transformations."
     )
-    adversarial: float | None = by_size(
-        1.0,
-        0.1,
+    questions: str = setting(
+        "separate",
+        one_of("separate", "together"),
+        "Whether turn, shifts and mirroring are asked for separately, or all of them together.",
+    )
+    alike: int | None = by_effort(
+        whole(1),
+        "Images in a row that are transformed alike.",
+        quick=16,
+        standard=1,
+    )
+    adversarial: float | None = by_effort(
         real(0),
         "Weight of the critic's adversarial loss (Eq. 6); 0 leaves the GAN out, and G is then the "
         "autoencoder's decoder alone.",
+        quick=(1, 0.1),
     )
-    alpha: float | None = by_size(
-        0.3, 0.03, real(0), "Weight of the contrastive loss for the generator (Eq. 2)."
+    alpha: float | None = by_effort(
+        real(0), "Weight of the contrastive loss for the generator (Eq. 2).", quick=(0.3, 0.03)
     )
-    beta: float | None = by_size(
-        0.3, 0.03, real(0), "Weight of the contrastive loss for the critic (Eq. 2)."
+    beta: float | None = by_effort(
+        real(0), "Weight of the contrastive loss for the critic (Eq. 2).", quick=(0.3, 0.03)
     )
-    views: float | None = by_size(
-        0.0,
-        0.3,
+    views: float | None = by_effort(
         real(0),
         "Weight of the contrastive loss between two views of each transformed image; 0 leaves it "
         "out.",
+        quick=(0, 0.3),
+        standard=0.3,
     )
-    shift: float | None = by_size(
-        1 / 8,
-        1 / 4,
+    shift: float | None = by_effort(
         real(0, 0.5, above=True),
         "How far a shift moves an image, as a share of its side.",
+        quick=(1 / 8, 1 / 4),
     )
-    critic_steps: int | None = by_size(
-        1,
-        4,
+    critic_steps: int | None = by_effort(
         whole(1),
         "Steps of the critic's second task to one step of everything: the GAN, the contrastive "
         "loss and the autoencoder.",
+        quick=(1, 4),
+        standard=(1, 8),
+        thorough=(4, 16),
     )
-    dropout: float | None = by_size(0.2, 0.0, real(0, 1, below=True), "Dropout in the critic.")
+    dropout: float | None = by_effort(
+        real(0, 1, below=True), "Dropout in the critic.", quick=(0.2, 0)
+    )
     n_neighbors: int = setting(
         5, whole(1), "Training images whose features an image is compared with."
     )
@@ -188,15 +214,9 @@ class SelfSupervisedADCGAN(Detector):
         """Return E, G and the critic for images of `shape` (C, H, W)."""
         return SelfSupervisedModel(self, shape)
 
-    def for_size(self, size: int) -> dict[str, float]:
-        """Return the settings that depend on the images' side, None replaced, by name."""
-        chosen: dict[str, float] = {}
-        for declared in fields(self):
-            if "by_size" in declared.metadata:
-                given = getattr(self, declared.name)
-                default = declared.metadata["by_size"][size >= RESIDUAL_FROM]
-                chosen[declared.name] = default if given is None else given
-        return chosen
+    def for_size(self, size: int) -> dict[str, Any]:
+        """Return the settings that depend on effort and the images' side, None replaced."""
+        return chosen(self, self.effort, size)
 
 
 class SelfSupervisedModel(Model):
@@ -215,7 +235,15 @@ class SelfSupervisedModel(Model):
         z = self.latent_dim = settings.latent_dim or default_latent_dim(size)
         self.encoder = Encoder(channels, size, z, width=scale, dropout=0.0)
         self.generator = Generator(channels, size, z, width=scale)
-        self.critic = SelfSupervisedCritic(channels, size, width=scale, dropout=dropout)
+        self.critic = SelfSupervisedCritic(
+            channels,
+            size,
+            width=scale,
+            dropout=dropout,
+            trunk=self.chosen["trunk"],
+            blocks=settings.blocks,
+            together=settings.questions == "together",
+        )
         channels_last(self)
         self.register_buffer("informed", torch.zeros(len(self.critic.task.answers)).bool())
         for name in ("reference", "mean", "whitening"):
@@ -271,17 +299,21 @@ class SelfSupervisedModel(Model):
             "autoencoder": [*self.encoder.parameters(), *self.generator.parameters()],
         }
         rates = {"critic": settings.lr, "generator": settings.lr_gan, "autoencoder": settings.lr}
-        optimizers = Optimizers(parameters, rates, accelerator=accelerator)
-        steps = _Steps(self, optimizers)
-        joint = step_count(
-            n_train, settings.batch_size, settings.epochs, int(self.chosen["min_steps"])
+        joint = step_count(n_train, settings.batch_size, settings.epochs, self.chosen["min_steps"])
+        last, n_steps = self.chosen["last_rate"], settings.warmup_steps + joint
+        optimizers = Optimizers(
+            parameters,
+            rates,
+            decay=None if last == 1 else lambda step: falling(step, n_steps, last),
+            accelerator=accelerator,
         )
+        steps = _Steps(self, optimizers)
         return Recipe(
             networks=self,
             optimizers=optimizers,
             phases=(
                 Phase("warm-up", settings.warmup_steps, steps.warm_up),
-                Phase("joint", joint, steps.joint),
+                Phase("joint", joint, steps.joint, cycle=steps.critic_steps),
             ),
             batch_size=settings.batch_size,
             probe=steps.probe,
@@ -330,9 +362,11 @@ class _Steps:
         )
         self.optimizers, self.update = optimizers, optimizers.update
         self.weight = {**model.chosen, "transformation": model.settings.transformation}
-        self.shift, self.critic_steps = model.chosen["shift"], int(model.chosen["critic_steps"])
+        self.shift, self.critic_steps = model.chosen["shift"], model.chosen["critic_steps"]
         where = optimizers.accelerator.device
-        self.transformer = Transformer(model.critic.task, model.shape[1], self.shift, ALIKE, where)
+        self.transformer = Transformer(
+            model.critic.task, model.shape[1], self.shift, model.chosen["alike"], where
+        )
         self.has_gan = self.weight["adversarial"] > 0
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
@@ -416,6 +450,11 @@ class _Steps:
 def _direction(features: Tensor) -> Tensor:
     """Return features (B, F) scaled to length 1: their length tells little of what is normal."""
     return F.normalize(features, dim=1)
+
+
+def falling(step: int, n_steps: int, last: float) -> float:
+    """Return the factor of the learning rate: from 1 down to `last` as half a cosine."""
+    return last + (1 - last) * (1 + math.cos(math.pi * step / n_steps)) / 2
 
 
 def informed(right: Tensor, task: Task) -> Tensor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from adcgan.data.transformations import TURNS_AND_SHIFTS, WITH_MIRRORING
+from adcgan.data.transformations import (
+    TURNS_AND_SHIFTS,
+    WITH_MIRRORING,
+    asked_together,
+)
 from adcgan.networks.blocks import Column, Conv, ConvBlock, column_for, draw_masks, negative_slope
 from adcgan.networks.layers import Linear
-from adcgan.networks.residual import residual_trunk
+from adcgan.networks.residual import Trunk, full_trunk, residual_trunk
 from adcgan.networks.spectral import spectral_norm
 
 # The last two layers of a column are the last block: the local map is taken before it.
@@ -31,8 +36,6 @@ LAST_BLOCK = 2
 RESIDUAL_FROM = 32
 # What views of an image are compared by.
 VIEW_FEATURES = 64
-# Trunk, last block, channels of the local map, length of the global features.
-Trunk = tuple[Column, Column, int, int]
 
 
 class CriticFeatures(NamedTuple):
@@ -72,6 +75,14 @@ def paper_trunk(channels: int, size: int, *, width: float, dropout: float) -> Tr
     )
 
 
+# How the trunks of a self-supervised critic are made, by name.
+TRUNKS: dict[str, Callable[..., Trunk]] = {
+    "paper": paper_trunk,
+    "small": residual_trunk,
+    "full": full_trunk,
+}
+
+
 class Critic(nn.Module):
     """D_cgan with its two linear heads: the logit and the projection φ_θ ("Linear 2" in Table 2).
 
@@ -79,22 +90,25 @@ class Critic(nn.Module):
     ----------
     channels, size, width, dropout
         As for `Encoder`.
+    make_trunk : callable
+        Returns trunk and last block for the same; Table 2's by default.
     """
 
     def __init__(
-        self, channels: int, size: int, *, width: float = 1.0, dropout: float = 0.2
+        self,
+        channels: int,
+        size: int,
+        *,
+        width: float = 1.0,
+        dropout: float = 0.2,
+        make_trunk: Callable[..., Trunk] = paper_trunk,
     ) -> None:
         super().__init__()
-        make = self._make_trunk(size)
-        self.trunk, self.last_block, self.local_channels, self.global_features = make(
+        self.trunk, self.last_block, self.local_channels, self.global_features = make_trunk(
             channels, size, width=width, dropout=dropout
         )
         self.logit = spectral_norm(Linear(self.global_features, 1))
         self.projection = spectral_norm(Linear(self.global_features, self.local_channels))
-
-    def _make_trunk(self, size: int) -> Callable[..., Trunk]:
-        del size
-        return paper_trunk
 
     def forward(self, x: Tensor) -> CriticFeatures:
         """Judge images (B, channels, size, size) in [0, 1]."""
@@ -132,27 +146,50 @@ class Critic(nn.Module):
 class SelfSupervisedCritic(Critic):
     """D_cgan that also says which transformation was applied to an image.
 
-    From 32 px on its trunk is residual: Table 2's, with its 5×5 kernels, needs several times the
-    work for the same recognition. There it is also asked whether the image was mirrored.
+    From 32 px on it is also asked whether the image was mirrored.
+
+    Parameters
+    ----------
+    channels, size, width, dropout
+        As for `Encoder`.
+    trunk : {"paper", "small", "full"} or None
+        Table 2's; a residual one on a first map of at most 16 px; the same on the image's own
+        resolution. None takes Table 2's below 32 px, where its kernels are small, and from there
+        on, where it needs several times the work for the same recognition, the small one.
+    blocks : int
+        Residual blocks a stage.
+    together : bool
+        Whether all transformations are the answers to one question.
 
     Attributes
     ----------
     task : Task
         What it is asked.
+    is_residual : bool
+        Whether the trunk is one of the residual ones.
     """
 
     def __init__(
-        self, channels: int, size: int, *, width: float = 1.0, dropout: float = 0.2
+        self,
+        channels: int,
+        size: int,
+        *,
+        width: float = 1.0,
+        dropout: float = 0.2,
+        trunk: str | None = None,
+        blocks: int = 1,
+        together: bool = False,
     ) -> None:
-        super().__init__(channels, size, width=width, dropout=dropout)
-        self.is_residual = size >= RESIDUAL_FROM
-        self.task = WITH_MIRRORING if self.is_residual else TURNS_AND_SHIFTS
+        is_large = size >= RESIDUAL_FROM
+        kind = trunk or ("small" if is_large else "paper")
+        make = TRUNKS[kind] if kind == "paper" else partial(TRUNKS[kind], blocks=blocks)
+        super().__init__(channels, size, width=width, dropout=dropout, make_trunk=make)
+        self.is_residual = kind != "paper"
+        task = WITH_MIRRORING if is_large else TURNS_AND_SHIFTS
+        self.task = asked_together(task) if together else task
         self.answer = nn.Linear(self.global_features, sum(self.task.answers))
         n = self.global_features
         self.view = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, VIEW_FEATURES))
-
-    def _make_trunk(self, size: int) -> Callable[..., Trunk]:
-        return residual_trunk if size >= RESIDUAL_FROM else paper_trunk
 
     def answers(self, global_: Tensor) -> Tensor:
         """Return the logits (B, ΣA) of the answers to the `task`, by global features (B, F)."""

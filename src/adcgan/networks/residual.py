@@ -1,4 +1,4 @@
-"""A residual trunk for critics of larger images: a wide residual network on a small first map."""
+"""Residual trunks for critics: wide residual networks on a small or on a full first map."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from adcgan.networks.layers import Dropout
 # Channels of the stages at width 1.
 STAGES = (128, 256, 512)
 SLOPE = 0.1
-# The first stage works on a map of at most this side.
-FIRST_MAP = 16
+# The first stage works on a map of at most this side, of the full trunk on one of this.
+FIRST_MAP, FULL_MAP = 16, 64
+# Channels of the full trunk's stem.
+STEM = 16
+# Trunk, last block, channels of the local map, length of the global features.
+Trunk = tuple[Column, Column, int, int]
 
 
 class WideBlock(nn.Module):
@@ -46,8 +50,8 @@ class WideBlock(nn.Module):
 
 
 def residual_trunk(
-    channels: int, size: int, *, width: float, dropout: float
-) -> tuple[Column, Column, int, int]:
+    channels: int, size: int, *, width: float, dropout: float, blocks: int = 1
+) -> Trunk:
     """Return the trunk and the last block of a critic for images of side `size`.
 
     A stem of stride-2 convolutions makes a map of at most 16 px; two stages make the local map of
@@ -59,17 +63,55 @@ def residual_trunk(
     local_channels, global_features : int
         Channels of the local map, and length of the global features.
     """
+    first = scaled(STAGES[0], width)
+    halvings = max(1, _halvings(size, FIRST_MAP))
+    return _stages(_stem(channels, first, halvings), first, width, dropout, blocks)
+
+
+def full_trunk(channels: int, size: int, *, width: float, dropout: float, blocks: int = 1) -> Trunk:
+    """Return the same for a first map of the image's own side, up to 64 px.
+
+    The wide residual network WRN-(6n + 4)-8k (Zagoruyko and Komodakis 2016) for width k and n
+    blocks a stage: its stem is a convolution to 16 channels, which keeps the side of the map. At
+    width 0.5 with one block it is the WRN-10-4 of Golan and El-Yaniv (2018).
+    """
+    stem = _stem(channels, STEM, _halvings(size, FULL_MAP))
+    return _stages(stem, STEM, width, dropout, blocks)
+
+
+def _halvings(size: int, most: int) -> int:
+    """Return how often a map of side `size` is halved until its side is at most `most`."""
+    halvings = 0
+    while size > most:
+        size, halvings = -(-size // 2), halvings + 1
+    return halvings
+
+
+def _stem(channels: int, out: int, halvings: int) -> list[nn.Module]:
+    """Return convolutions to maps of `out` channels that halve the side so often, or keep it."""
+    stem: list[nn.Module] = [_convolution(channels, out, 2 if halvings else 1)]
+    for _ in range(halvings - 1):
+        stem += [*_activated(out), _convolution(out, out, 2)]
+    return stem
+
+
+def _stages(
+    stem: list[nn.Module], channels: int, width: float, dropout: float, blocks: int
+) -> Trunk:
+    """Return what follows a stem to `channels`: two stages, the last block, and their widths."""
     first, second, third = (scaled(stage, width) for stage in STAGES)
-    stem: list[nn.Module] = [nn.Conv2d(channels, first, 3, 2, 1, bias=False)]
-    side = -(-size // 2)
-    while side > FIRST_MAP:
-        stem += [*_activated(first), nn.Conv2d(first, first, 3, 2, 1, bias=False)]
-        side = -(-side // 2)
-    trunk = Column(*stem, WideBlock(first, first, 1, dropout), WideBlock(first, second, 2, dropout))
-    last_block = Column(
-        WideBlock(second, third, 2, dropout), *_activated(third), nn.AdaptiveAvgPool2d(1)
-    )
+
+    def stage(before: int, after: int, stride: int) -> list[nn.Module]:
+        more = (WideBlock(after, after, 1, dropout) for _ in range(blocks - 1))
+        return [WideBlock(before, after, stride, dropout), *more]
+
+    trunk = Column(*stem, *stage(channels, first, 1), *stage(first, second, 2))
+    last_block = Column(*stage(second, third, 2), *_activated(third), nn.AdaptiveAvgPool2d(1))
     return trunk, last_block, second, third
+
+
+def _convolution(before: int, after: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride, 1, bias=False)
 
 
 def _activated(channels: int) -> nn.Sequential:

@@ -95,10 +95,21 @@ def _total_flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
 
 def count_flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
     """Count the operations of one step: those of a batch of 2, scaled to the whole batch."""
-    make: Callable[[], _Counting] = _Counting
-    with make() as counting:
-        take_step(recipe, phase, shape, COUNTED_BATCH)
-    return float(counting.flops) * recipe.batch_size / COUNTED_BATCH
+
+    def counted(number: int) -> float:
+        make: Callable[[], _Counting] = _Counting
+        with make() as counting:
+            take_step(recipe, phase, shape, COUNTED_BATCH, number)
+        return float(counting.flops)
+
+    return _mean_of_cycle(recipe, phase, counted) * recipe.batch_size / COUNTED_BATCH
+
+
+def _mean_of_cycle(recipe: Recipe, phase: int, measure: Callable[[int], float]) -> float:
+    """Return the mean over a phase's cycle of what `measure` says of a step by its number."""
+    cycle = recipe.phases[phase].cycle
+    first = measure(0)
+    return first if cycle == 1 else (first + (cycle - 1) * measure(1)) / cycle
 
 
 class _Counting(TorchDispatchMode):
@@ -122,14 +133,18 @@ def _seconds(recipe: Recipe, shape: tuple[int, int, int], *, cuda_graphs: bool) 
     phase = len(recipe.phases) - 1
     if cuda_graphs:
         return _captured_seconds(recipe, phase, shape)
-    seconds = np.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        take_step(recipe, phase, shape, recipe.batch_size)
-        seconds = min(seconds, time.perf_counter() - start)
-        if seconds > LONG_STEP_SECONDS:
-            break
-    return float(seconds)
+
+    def timed(number: int) -> float:
+        seconds = np.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            take_step(recipe, phase, shape, recipe.batch_size, number)
+            seconds = min(seconds, time.perf_counter() - start)
+            if seconds > LONG_STEP_SECONDS:
+                break
+        return float(seconds)
+
+    return _mean_of_cycle(recipe, phase, timed)
 
 
 def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
@@ -170,12 +185,15 @@ def memory_of_steps(recipe: Recipe, shape: tuple[int, int, int]) -> int:
     return int(weights) + peak - before
 
 
-def take_step(recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: int) -> None:
-    """Take one step of `phase` on random images, and wait until it is done."""
+def take_step(
+    recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: int, number: int = 0
+) -> None:
+    """Take step `number` of `phase` on random images, and wait until it is done."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
     x = _random_images(recipe, shape, batch, rng)
     recipe.networks.train()
+    recipe.optimizers.step = number
     with autocast_of(accelerator)():
         recipe.phases[phase].step(x, rng)
     _wait_for(accelerator.device)

@@ -47,12 +47,13 @@ class Phase:
     """`steps` repetitions of `step`.
 
     A step takes images (B, C, H, W) in [0, 1] and the step's own random numbers, and updates
-    weights.
+    weights. Of each `cycle` steps those whose number it divides may do more than the others.
     """
 
     name: str
     steps: int
     step: Step
+    cycle: int = 1
 
 
 @dataclass(frozen=True)
