@@ -1,0 +1,420 @@
+"""What makes a self-supervised critic a better judge: leads, each trained and judged alike.
+
+A critic alone, without the GAN and the autoencoder of adcgan-ss, learns from a class of a set and
+is judged on its development split, by scores that are leads themselves. Each lead and class is a
+row, appended as it is done; those that the file has are left out, so the same command goes on:
+
+    python benchmarks/critic_leads.py --dataset cifar10 --classes 0,3 --steps 1200 --out FILE.jsonl
+    python benchmarks/critic_leads.py --table FILE.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from circumstances import circumstances
+from scipy.special import polygamma, psi
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from adcgan import load_named
+from adcgan.benchmark.metrics import auroc
+from adcgan.benchmark.protocol import development_partition
+from adcgan.data.transformations import TURNS, Task, Transformation, Transformer
+from adcgan.detectors.density import (
+    gaussian_whitening,
+    mahalanobis_distance,
+    neighbour_distance,
+)
+from adcgan.losses import answer_losses, transformation_loss, view_loss
+from adcgan.networks import SelfSupervisedCritic
+from adcgan.training.device import denormals_flushed
+from adcgan.training.statistics import recompute_statistics
+
+BATCH, SHIFT, TEMPERATURE = 128, 1 / 4, 0.2
+# Training images that features are compared with, and images of either kind to judge by at most.
+REFERENCES, NORMAL, ANOMALOUS = 1000, 1000, 2000
+NEIGHBOURS, MARGIN = 5, 1.0
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A way to train a critic.
+
+    Attributes
+    ----------
+    trunk, width, blocks
+        As for `SelfSupervisedCritic`.
+    together : bool
+        Whether all transformations are the answers to one question.
+    views : float
+        Weight of the contrastive loss between two views, as in adcgan-ss.
+    alike : int
+        Images in a row that are transformed alike.
+    optimizer : {"adam", "sgd", "muon"}
+        "muon" (Jordan 2024) takes orthogonal steps in the convolutions, Adam's in the rest.
+    lr : float
+    schedule : {"constant", "falling", "triangle"}
+        Of the learning rate: half a cosine, or up over a twentieth of the steps and down.
+    average : float
+        Decay of averaged weights; 0: the last ones.
+    centre : float
+        Weight of the triplet centre loss of GOAD (Bergman and Hoshen 2020, Eq. 6), with learned
+        centres.
+    """
+
+    trunk: str = "full"
+    width: float = 0.25
+    blocks: int = 1
+    together: bool = False
+    views: float = 0.3
+    alike: int = 1
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    schedule: str = "falling"
+    average: float = 0.0
+    centre: float = 0.0
+
+
+LEADS: dict[str, Lead] = {
+    "standard": Lead(),
+    "no-views": Lead(views=0.0),
+    "one-question": Lead(together=True),
+    "one-question-no-views": Lead(together=True, views=0.0),
+    "small-trunk": Lead(trunk="small"),
+    "16-alike": Lead(alike=16),
+    "constant-rate": Lead(schedule="constant"),
+    "averaged-weights": Lead(schedule="constant", average=0.99),
+    "centre-loss": Lead(centre=0.1),
+    "centre-loss-no-views": Lead(centre=0.1, views=0.0),
+    "momentum": Lead(optimizer="sgd", lr=0.1, schedule="triangle"),
+    "muon": Lead(optimizer="muon", lr=0.05, schedule="triangle"),
+    "width-0.5": Lead(width=0.5),
+    "two-blocks": Lead(blocks=2),
+}
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose steps are made orthogonal, for the weights of convolutions (Jordan 2024)."""
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step of each weight, which keeps its length."""
+        del closure
+        for group in self.param_groups:
+            for weight in group["params"]:
+                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                momentum.mul_(0.6).add_(weight.grad)
+                step = _orthogonal((weight.grad + 0.6 * momentum).flatten(1))
+                weight.mul_(len(weight) ** 0.5 / weight.norm())
+                weight.sub_(step.view_as(weight), alpha=group["lr"])
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """Return about the nearest matrix with orthogonal rows, by three of Newton's iterations."""
+    is_tall = len(matrix) > matrix.shape[1]
+    x = (matrix.T if is_tall else matrix) / (matrix.norm() + 1e-7)
+    for _ in range(3):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if is_tall else x
+
+
+def optimizers(lead: Lead, critic: nn.Module, more: list[Tensor]) -> list[torch.optim.Optimizer]:
+    """Return what updates the critic, and `more` parameters."""
+    weights = [*critic.parameters(), *more]
+    if lead.optimizer == "sgd":
+        return [torch.optim.SGD(weights, lead.lr, 0.9, nesterov=True, weight_decay=5e-4)]
+    if lead.optimizer == "adam":
+        return [torch.optim.Adam(weights, lead.lr, (0.5, 0.999))]
+    inner = [w for w in critic.parameters() if w.dim() == 4 and w.shape[1] > 3]
+    others = [w for w in weights if all(w is not one for one in inner)]
+    return [Muon(inner, lead.lr), torch.optim.Adam(others, 1e-3, (0.9, 0.999))]
+
+
+def rate(schedule: str, done: float) -> float:
+    """Return the factor of the learning rate where this share of the steps is done."""
+    if schedule == "triangle":
+        return min(1.0, 20 * done + 0.01) * (1 - done)
+    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * done)) / 2
+
+
+def batches(images: Tensor, n: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Yield `steps` batches of `n` images in [0, 1], in an order that is drawn for each epoch."""
+    rng = torch.Generator().manual_seed(seed)
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(order) < n:
+            order = torch.randperm(len(images), generator=rng)
+        yield images[order[:n]].float() / 255
+        order = order[n:]
+
+
+def centre_loss(features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
+    """Return how much nearer than another's each one's own centre should still be, on average."""
+    distances = torch.cdist(features, centres).square()
+    own = distances.gather(1, numbers[:, None])
+    others = distances.scatter(1, numbers[:, None], torch.inf)
+    return F.relu(own[:, 0] + MARGIN - others.amin(1)).mean()
+
+
+def train(lead: Lead, images: Tensor, steps: int, seed: int) -> SelfSupervisedCritic:
+    """Return the critic that a lead makes of uint8 images (n, C, H, H)."""
+    torch.manual_seed(seed)
+    channels, side = images.shape[1:3]
+    critic = SelfSupervisedCritic(
+        channels,
+        side,
+        width=lead.width,
+        dropout=0.0,
+        trunk=lead.trunk,
+        blocks=lead.blocks,
+        together=lead.together,
+    )
+    critic.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task, cpu = critic.task, torch.device("cpu")
+    transform = Transformer(task, side, SHIFT, lead.alike, cpu)
+    centres = nn.Parameter(0.1 * torch.randn(len(task.transformations), critic.global_features))
+    updates = optimizers(lead, critic, [centres] if lead.centre else [])
+    first = [group["lr"] for update in updates for group in update.param_groups]
+    average = AveragedModel(critic, avg_fn=_decaying(lead.average)) if lead.average else None
+    n = BATCH // 2 if lead.views else BATCH
+    for step, x in enumerate(batches(images, n, steps, seed)):
+        groups = [group for update in updates for group in update.param_groups]
+        for group, lr in zip(groups, first, strict=True):
+            group["lr"] = lr * rate(lead.schedule, step / steps)
+        both, truth = transform.in_two_views(x) if lead.views else transform(x)
+        features = critic.global_features_of(both)
+        loss = transformation_loss(critic.answers(features), truth, task.answers).mean()
+        if lead.views:
+            loss += lead.views * view_loss(*critic.view_features(features).chunk(2), TEMPERATURE)
+        if lead.centre:
+            numbers = truth[:, 0] if task.together else (truth * torch.tensor(task.steps)).sum(1)
+            loss += lead.centre * centre_loss(features, numbers, centres)
+        for update in updates:
+            update.zero_grad()
+        loss.backward()
+        for update in updates:
+            update.step()
+        if average is not None:
+            average.update_parameters(critic)
+    if average is not None:
+        critic.load_state_dict(average.module.state_dict())
+    some = batches(images, min(BATCH, len(images)), 16, seed)
+    recompute_statistics(critic, lambda x: critic.global_features_of(transform(x)[0]), some)
+    return critic
+
+
+def _decaying(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Return the update of an average that forgets, without a share of the untrained weights."""
+
+    def update(average: Tensor, weight: Tensor, count: Tensor | int) -> Tensor:
+        return average + (weight - average) * (1 - decay) / (1 - decay ** (int(count) + 1))
+
+    return update
+
+
+@torch.no_grad()
+def features_of(
+    critic: SelfSupervisedCritic, images: Tensor, done: tuple[Transformation, ...]
+) -> Tensor:
+    """Return features (S, n, F) of uint8 images in S transformations."""
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    critic.global_features_of(t(part.float() / 255, SHIFT))
+                    for part in images.split(250)
+                ]
+            )
+            for t in done
+        ]
+    )
+
+
+def scores(critic: SelfSupervisedCritic, images: Tensor, references: Tensor) -> dict[str, Tensor]:
+    """Return the scores (n,) of images by name, higher = more anomalous.
+
+    Recognition by the mean of −log p, of 1 − p, or of −logit of what was done, or by Golan and
+    El-Yaniv's Dirichlet score; neighbours and Mahalanobis distance; each over the transformations
+    that adcgan-ss scores, and over all that there are.
+    """
+    task = critic.task
+    done = task.transformations
+    seen, known = features_of(critic, images, done), features_of(critic, references, done)
+    few = [i for i, t in enumerate(done) if sum(change > 0 for change in t[1:]) <= 1]
+    turns = [i for i, t in enumerate(done) if t in TURNS]
+    found: dict[str, Tensor] = {}
+    truth = task.truth(done)
+    with torch.no_grad():
+        logits, usual = critic.answers(seen), critic.answers(known)
+    losses = torch.stack(
+        [
+            answer_losses(one, answer.expand(len(one), -1), task.answers)
+            for one, answer in zip(logits, truth, strict=True)
+        ]
+    )
+    for called, places in {"": few, ", all": list(range(len(done)))}.items():
+        found[f"recognition{called}"] = losses[places].sum(2).mean(0)
+        found[f"1 - p{called}"] = 1 - losses[places].neg().exp().prod(2).mean(0)
+        found[f"logit{called}"] = -_true_logits(logits, truth, task)[places].mean(0)
+        found[f"Dirichlet{called}"] = dirichlet(logits[places], usual[places], task)
+    directions, reference = F.normalize(seen, dim=2), F.normalize(known, dim=2)
+    for called, places in {"": turns, ", all": list(range(len(done)))}.items():
+        near, typical = [], []
+        for i in places:
+            near.append(neighbour_distance(directions[i], reference[i], NEIGHBOURS))
+            normal = gaussian_whitening(reference[i].numpy())
+            typical.append(mahalanobis_distance(directions[i], *normal))
+        found[f"neighbours{called}"] = torch.stack(near).mean(0)
+        found[f"typicality{called}"] = torch.stack(typical).mean(0)
+    return found
+
+
+def _true_logits(logits: Tensor, truth: Tensor, task: Task) -> Tensor:
+    """Return the logits (S, n) of what was done, summed over questions."""
+    parts = logits.split(list(task.answers), 2)
+    index = truth[:, :, None, None].expand(-1, -1, logits.shape[1], -1)
+    return torch.stack([part.gather(2, index[:, q])[..., 0] for q, part in enumerate(parts)]).sum(0)
+
+
+def dirichlet(logits: Tensor, usual: Tensor, task: Task) -> Tensor:
+    """Return Golan and El-Yaniv's score (n,): unlikeness to what answers to normal images are.
+
+    Answers are taken for draws of a Dirichlet distribution for each transformation and question,
+    fitted to those for training images.
+    """
+    total = torch.zeros(logits.shape[1], dtype=torch.float64)
+    for given, normal in zip(logits, usual, strict=True):
+        parts = zip(given.split(task.answers, 1), normal.split(task.answers, 1), strict=True)
+        for part, known in parts:
+            log_p, log_q = (F.log_softmax(x.double(), 1).clamp(min=-30) for x in (part, known))
+            total -= ((fitted_dirichlet(log_q) - 1) * log_p).sum(1)
+    return total / len(logits)
+
+
+def fitted_dirichlet(log_p: Tensor) -> Tensor:
+    """Return the parameters (A,) most likely for draws whose logarithms (n, A) are given.
+
+    Minka (2000), "Estimating a Dirichlet distribution": fixed point from a first guess.
+    """
+    mean, of_log = log_p.exp().mean(0).numpy(), log_p.mean(0).numpy()
+    first = (len(mean) - 1) * -psi(1) / (mean * (np.log(mean) - of_log)).sum()
+    a = np.maximum(first * mean, 1e-3)
+    for _ in range(200):
+        y = psi(a.sum()) + of_log
+        new = np.where(y >= -2.22, np.exp(y) + 0.5, -1 / (y - psi(1)))
+        for _ in range(5):
+            new = new - (psi(new) - y) / polygamma(1, new)
+        moved, a = np.abs(new - a).max(), new
+        if moved < 1e-4:
+            break
+    return torch.from_numpy(a)
+
+
+def measure(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> dict[str, Any]:
+    """Train and judge one lead; return AUROCs in percent and what they took."""
+    images = load_named(dataset, "train")
+    assert images.labels is not None
+    part = development_partition(images.labels, scheme="one-vs-all", class_=class_)
+    rng = np.random.default_rng(0)
+    normal, anomalous = (rng.permutation(part.evaluation[part.labels == kind]) for kind in (0, 1))
+    judged = np.concatenate([normal[:NORMAL], anomalous[:ANOMALOUS]])
+    labels = np.repeat([0, 1], [min(NORMAL, len(normal)), min(ANOMALOUS, len(anomalous))])
+    learned = torch.from_numpy(images.images[part.train])
+    start = time.process_time()
+    with denormals_flushed():
+        critic = train(lead, learned, steps, seed)
+    trained = time.process_time()
+    step = max(1, -(-len(learned) // REFERENCES))
+    found = scores(critic, torch.from_numpy(images.images[judged]), learned[::step])
+    means = {f"score{called}": _together(found, labels, called) for called in ("", ", all")}
+    return {
+        "auroc": {
+            name: round(100 * auroc(labels, values.double().numpy()), 2)
+            for name, values in (found | means).items()
+        },
+        "n": [len(learned), int((labels == 0).sum()), int(labels.sum())],
+        "train_cpu_seconds": round(trained - start, 1),
+        "score_cpu_seconds": round(time.process_time() - trained, 1),
+        "images_passed": steps * BATCH,
+    }
+
+
+def _together(found: dict[str, Tensor], labels: np.ndarray[Any, Any], called: str) -> Tensor:
+    """Return the mean of adcgan-ss's three components, each on the scale of the normal images."""
+    normal = torch.from_numpy(labels == 0)
+    parts = [found[f"{name}{called}"] for name in ("recognition", "neighbours", "typicality")]
+    scaled = [(x - x[normal].mean()) / x[normal].std() for x in parts]
+    return torch.stack([x.double() for x in scaled]).mean(0)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    names = list(rows[0]["auroc"])
+    head = ["lead", "set", "class", "steps", "seed", *names]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        told = [row["name"], row["dataset"], row["class"], row["steps"], row["seed"]]
+        lines.append([*map(str, told), *(f"{row['auroc'][name]:.1f}" for name in names)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Measure the leads that the file does not have, or print a file as a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--classes", default="0,3")
+    parser.add_argument("--leads", default=",".join(LEADS))
+    parser.add_argument("--steps", type=int, default=1200, help="of 128 images")
+    parser.add_argument("--width", type=float, help="instead of a lead's own")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--out", type=Path, help="a file that rows are appended to")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the rows of FILE")
+    asked = parser.parse_args()
+    if asked.table:
+        print(table([json.loads(line) for line in asked.table.read_text().splitlines()]))
+        return
+    if asked.out is None:
+        parser.error("--out is needed")
+    names = [name.replace("+", ", ") for name in asked.leads.split(",")]
+    for name in set(names) - set(LEADS):
+        parser.error(
+            f"--leads must be of {', '.join(LEADS)}, with + for a comma and a space: {name}"
+        )
+    for seed in map(int, asked.seeds.split(",")):
+        for name in names:
+            for class_ in map(int, asked.classes.split(",")):
+                lead = LEADS[name]
+                if asked.width is not None:
+                    lead = replace(lead, width=asked.width)
+                told = {"name": name, "dataset": asked.dataset, "class": class_, "seed": seed}
+                told |= {"steps": asked.steps, "lead": asdict(lead)}
+                if asked.out.exists() and any(
+                    told.items() <= json.loads(line).items()
+                    for line in asked.out.read_text().splitlines()
+                ):
+                    continue
+                found = measure(lead, asked.dataset, class_, asked.steps, seed)
+                row = told | found | {"command": " ".join(sys.argv)} | circumstances()
+                with asked.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(table([row]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

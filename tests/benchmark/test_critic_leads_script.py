@@ -1,0 +1,70 @@
+"""benchmarks/critic_leads.py trains and judges what it says, once each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def critic_leads(benchmark_script: Callable[[str], Any]) -> Any:
+    """Return the script as a module."""
+    return benchmark_script("critic_leads")
+
+
+@pytest.mark.slow
+def test_each_lead_is_one_row_however_often_it_is_asked_for(
+    critic_leads: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    asked = ["critic_leads.py", "--dataset", "digits", "--classes", "4", "--steps", "2"]
+    asked += ["--width", "0.05", "--out", str(file), "--leads"]
+    for leads in ("muon", "muon,centre-loss", "one-question-no-views,averaged-weights,momentum"):
+        monkeypatch.setattr(sys, "argv", [*asked, leads])
+        critic_leads.main()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    names = ["muon", "centre-loss", "one-question-no-views", "averaged-weights", "momentum"]
+    assert [row["name"] for row in rows] == names
+    for row in rows:
+        assert {"Dirichlet, all", "score", "neighbours, all"} <= row["auroc"].keys()
+        assert all(0 <= figure <= 100 for figure in row["auroc"].values())
+        assert row["commit"]
+    assert len({row["auroc"]["score"] for row in rows}) == len(rows)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["critic_leads.py", "--table", str(file)])
+    critic_leads.main()
+    assert capsys.readouterr().out.count("\n") == 2 + len(rows)
+
+
+def test_a_critic_that_learned_finds_other_digits(critic_leads: Any) -> None:
+    torch.manual_seed(0)
+    lead = critic_leads.Lead(trunk="paper", width=0.125, views=0.0)
+    found = critic_leads.measure(lead, "digits", 4, 60, 0)
+    assert found["auroc"]["score"] > 80
+    assert found["auroc"]["Dirichlet"] > 65
+
+
+def test_the_fitted_dirichlet_distribution_is_the_one_drawn_from(critic_leads: Any) -> None:
+    parameters = np.array([8.0, 0.7, 2.0, 0.3])
+    drawn = np.random.default_rng(0).dirichlet(parameters, 20_000)
+    found = critic_leads.fitted_dirichlet(torch.from_numpy(np.log(np.maximum(drawn, 1e-30))))
+    np.testing.assert_allclose(found.numpy(), parameters, rtol=0.05)
+
+
+def test_steps_of_muon_are_about_orthogonal(critic_leads: Any) -> None:
+    torch.manual_seed(0)
+    for shape in [(8, 40), (40, 8)]:
+        step = critic_leads._orthogonal(torch.randn(shape) + 3)
+        lengths = torch.linalg.svdvals(step)
+        assert lengths.min() > 0.3
+        assert lengths.max() < 1.5
