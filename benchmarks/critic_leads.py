@@ -44,7 +44,7 @@ from adcgan.training.statistics import recompute_statistics
 
 BATCH, SHIFT, TEMPERATURE = 128, 1 / 4, 0.2
 # Training images that features are compared with, and images of either kind to judge by at most.
-REFERENCES, NORMAL, ANOMALOUS = 1000, 1000, 2000
+REFERENCES, NORMAL, ANOMALOUS = 500, 1000, 1000
 NEIGHBOURS, MARGIN = 5, 1.0
 
 
@@ -62,6 +62,9 @@ class Lead:
         Weight of the contrastive loss between two views, as in adcgan-ss.
     alike : int
         Images in a row that are transformed alike.
+    copies : int
+        How often each image of a batch is there, in transformations of its own. With views, each
+        copy is told from the others: shifted instances as negatives (CSI, Tack et al. 2020).
     optimizer : {"adam", "sgd", "muon"}
         "muon" (Jordan 2024) takes orthogonal steps in the convolutions, Adam's in the rest.
     lr : float
@@ -80,6 +83,7 @@ class Lead:
     together: bool = False
     views: float = 0.3
     alike: int = 1
+    copies: int = 1
     optimizer: str = "adam"
     lr: float = 1e-3
     schedule: str = "falling"
@@ -94,6 +98,7 @@ LEADS: dict[str, Lead] = {
     "one-question-no-views": Lead(together=True, views=0.0),
     "small-trunk": Lead(trunk="small"),
     "16-alike": Lead(alike=16),
+    "shifted-negatives": Lead(copies=4),
     "constant-rate": Lead(schedule="constant"),
     "averaged-weights": Lead(schedule="constant", average=0.99),
     "centre-loss": Lead(centre=0.1),
@@ -140,10 +145,10 @@ def optimizers(lead: Lead, critic: nn.Module, more: list[Tensor]) -> list[torch.
     if lead.optimizer == "sgd":
         return [torch.optim.SGD(weights, lead.lr, 0.9, nesterov=True, weight_decay=5e-4)]
     if lead.optimizer == "adam":
-        return [torch.optim.Adam(weights, lead.lr, (0.5, 0.999))]
+        return [torch.optim.Adam(weights, lead.lr, (0.5, 0.999), fused=True)]
     inner = [w for w in critic.parameters() if w.dim() == 4 and w.shape[1] > 3]
     others = [w for w in weights if all(w is not one for one in inner)]
-    return [Muon(inner, lead.lr), torch.optim.Adam(others, 1e-3, (0.9, 0.999))]
+    return [Muon(inner, lead.lr), torch.optim.Adam(others, 1e-3, (0.9, 0.999), fused=True)]
 
 
 def rate(schedule: str, done: float) -> float:
@@ -192,8 +197,9 @@ def train(lead: Lead, images: Tensor, steps: int, seed: int) -> SelfSupervisedCr
     updates = optimizers(lead, critic, [centres] if lead.centre else [])
     first = [group["lr"] for update in updates for group in update.param_groups]
     average = AveragedModel(critic, avg_fn=_decaying(lead.average)) if lead.average else None
-    n = BATCH // 2 if lead.views else BATCH
-    for step, x in enumerate(batches(images, n, steps, seed)):
+    n = (BATCH // 2 if lead.views else BATCH) // lead.copies
+    for step, images_of_step in enumerate(batches(images, n, steps, seed)):
+        x = images_of_step.repeat(lead.copies, 1, 1, 1)
         groups = [group for update in updates for group in update.param_groups]
         for group, lr in zip(groups, first, strict=True):
             group["lr"] = lr * rate(lead.schedule, step / steps)

@@ -29,11 +29,16 @@ def test_each_lead_is_one_row_however_often_it_is_asked_for(
     file = tmp_path / "rows.jsonl"
     asked = ["critic_leads.py", "--dataset", "digits", "--classes", "4", "--steps", "2"]
     asked += ["--width", "0.05", "--out", str(file), "--leads"]
-    for leads in ("muon", "muon,centre-loss", "one-question-no-views,averaged-weights,momentum"):
+    for leads in (
+        "muon",
+        "muon,centre-loss",
+        "one-question-no-views,averaged-weights,shifted-negatives",
+    ):
         monkeypatch.setattr(sys, "argv", [*asked, leads])
         critic_leads.main()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    names = ["muon", "centre-loss", "one-question-no-views", "averaged-weights", "momentum"]
+    names = ["muon", "centre-loss", "one-question-no-views", "averaged-weights"]
+    names += ["shifted-negatives"]
     assert [row["name"] for row in rows] == names
     for row in rows:
         assert {"Dirichlet, all", "score", "neighbours, all"} <= row["auroc"].keys()
