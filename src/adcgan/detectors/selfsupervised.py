@@ -86,15 +86,15 @@ MOST_REFERENCES = 4096
 class SelfSupervisedADCGAN(Detector):
     """AD-CGAN whose critic also tells transformations apart and whose features are compared.
 
-    What None stands for depends on the images' size alone, not on what they show.
+    What None stands for depends on `effort` and the images' size alone, not on what they show.
 
     Notes
     -----
     The components of the score, each the mean over transformations t:
 
     - "recognition": −log p(t | t(x)), the critic's cross-entropy, summed over the questions (the
-      turn, the shift to the right, the shift down) that it answers better than by a guess on
-      held-out normal images;
+      turn, the shift to the right, the shift down; from 32 px on mirroring) that it answers better
+      than by a guess on held-out normal images;
     - "neighbours": mean cosine distance of E_ψ(t(x)) from the nearest training images';
     - "typicality": Mahalanobis distance of E_ψ(t(x)), scaled to length 1, from the training
       images';
@@ -145,8 +145,8 @@ class SelfSupervisedADCGAN(Detector):
         whole(0),
         "Steps that these are lengthened to for smaller sets.",
         quick=(600, 2000),
-        standard=(1500, 4000),
-        thorough=(4000, 8000),
+        standard=(1500, 4000, 2500),
+        thorough=(4000, 8000, 5000),
     )
     lr: float = learning_rate_setting(1e-3, "critic and autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
