@@ -41,7 +41,7 @@ VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "normalised": ("adcgan", {"normalise": "validation", "reduction": "mean"}),
     "colour": ("adcgan", {"image_size": 32}),
     "residual": ("adcgan-ss", {"image_size": 32}),
-    "thorough": ("adcgan-ss", {"image_size": 32, "effort": "thorough"}),
+    "thorough": ("adcgan-ss", {"effort": "thorough"}),
 }
 COLOUR = {"alad", "egbad", "colour"}
 
