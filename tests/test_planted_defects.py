@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
-from adcgan import DETECTORS, load_named
+from adcgan import DETECTORS, Detector, load_named
 
 # Enough to point at something, in seconds.
 SMALL: dict[str, Any] = {
@@ -28,6 +28,8 @@ MOST_PLANTED = 20
 TIMES_CHANCE = 5
 # Their reconstructions are of little use before minutes of training: benchmarks/planted_defects.py.
 SLOW_LEARNERS = {"alad", "adgan", "anogan", "egbad"}
+# Learns in a minute; test_local.py has a quick test of where its maps point.
+SLOW = {"adcgan-local"}
 
 
 def digits() -> NDArray[np.uint8]:
@@ -64,10 +66,15 @@ def with_squares(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
     return changed, where
 
 
+def marks(name: str, kind: type[Detector]) -> list[pytest.MarkDecorator]:
+    """Return the marks of a detector's case."""
+    return [pytest.mark.peers] * bool(kind.packages) + [pytest.mark.matrix] * (name in SLOW)
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.peers] if kind.packages else [])
+        pytest.param(name, marks=marks(name, kind))
         for name, kind in DETECTORS.items()
         if name not in SLOW_LEARNERS
     ],

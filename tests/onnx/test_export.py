@@ -43,6 +43,8 @@ VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "residual": ("adcgan-ss", {"image_size": 32}),
     "thorough": ("adcgan-ss", {"effort": "thorough"}),
 }
+# They differ from others in the shape of the networks alone, and take long.
+SLOW_VARIATIONS = {"residual", "thorough"}
 COLOUR = {"alad", "egbad", "colour"}
 
 
@@ -94,7 +96,13 @@ Exported = Callable[[str], tuple[Detector, Export]]
 # -- the file answers as the detector does ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", VARIATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.matrix] if name in SLOW_VARIATIONS else [])
+        for name in VARIATIONS
+    ],
+)
 def test_a_thousand_images_get_the_detectors_answers(name: str, exported: Exported) -> None:
     detector, export = exported(name)
     scorer, images = load(export.path), images_for(name)[1]
