@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -416,7 +415,13 @@ def main() -> None:
                 ):
                     continue
                 found = measure(lead, asked.dataset, class_, asked.steps, seed)
-                row = told | found | {"command": " ".join(sys.argv)} | circumstances()
+                command = (
+                    f"python benchmarks/critic_leads.py --dataset {asked.dataset} "
+                    f"--classes {class_} --steps {asked.steps} --seeds {seed} --leads {name}"
+                )
+                if asked.width is not None:
+                    command += f" --width {asked.width:g}"
+                row = told | found | {"command": command} | circumstances()
                 with asked.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(table([row]), flush=True)

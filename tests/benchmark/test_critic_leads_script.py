@@ -44,7 +44,8 @@ def test_each_lead_is_one_row_however_often_it_is_asked_for(
         assert {"Dirichlet, all", "score", "neighbours, all"} <= row["auroc"].keys()
         assert all(0 <= figure <= 100 for figure in row["auroc"].values())
         assert row["commit"]
-    assert len({row["auroc"]["score"] for row in rows}) == len(rows)
+        assert row["command"].endswith(f"--leads {row['name']} --width 0.05")
+    assert len({json.dumps(row["auroc"]) for row in rows}) == len(rows)
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["critic_leads.py", "--table", str(file)])
     critic_leads.main()
