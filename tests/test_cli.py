@@ -326,7 +326,7 @@ def test_resume_starts_where_nothing_is(photos, tmp_path):
         (["{train}", "--normal", "1"], "has no labels"),
         (["{train}", "--strict"], "'broken.png'"),
         (["{train}", "--detector", "none"], "--detector must be one of adcgan"),
-        (["{train}", "--set", "depth=3"], "It has adversarial, alpha, batch_size"),
+        (["{train}", "--set", "depth=3"], "It has adversarial, alike, alpha, batch_size"),
         (["{train}", "--epochs", "0"], "'epochs' parameter of SelfSupervisedADCGAN"),
         (["{train}", "--image-size", "3"], "image_size"),
     ],
@@ -526,7 +526,7 @@ def test_another_budget_moves_the_decisions_and_not_the_scores(model, photos, tm
 def test_a_budget_that_is_not_supported_is_warned_of(model, photos, tmp_path):
     arguments = ["score", model, photos / "test", "--out", tmp_path / "s.csv"]
     result = run(*arguments, "--fpr", "0.001", "--json")
-    assert "takes 999 held-out normal images. There are 4" in result.stderr
+    assert "needs 999 held-out normal images. There are 4" in result.stderr
     assert json.loads(result.stdout)["fpr"] == pytest.approx(0.2)
     assert "'fpr'" in refused(*arguments, "--fpr", "2")
 

@@ -266,7 +266,7 @@ def test_contamination_sets_the_threshold_as_pyod_does(name: str) -> None:
 
 @every_detector
 def test_a_budget_that_calibration_cannot_support_warns(name: str) -> None:
-    with pytest.warns(UserWarning, match=r"takes 99 held-out .* There are \d, .* in force is 0\.1"):
+    with pytest.warns(UserWarning, match=r"needs 99 held-out .* There are \d, .* in force is 0\.1"):
         detector = quick(name, fpr=0.01).fit(images()[0])
     assert detector.n_calibration_ in (5, 6)
     assert detector.fpr_ == pytest.approx(1 / (detector.n_calibration_ + 1))

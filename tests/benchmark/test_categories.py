@@ -166,17 +166,17 @@ def test_training_sees_good_training_images_alone_and_no_label(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, seen = DETECTORS["pixel-pca"], []
-    original = kind.fit
+    original = kind.fitting
 
-    def fit(self: Any, X: Any, y: Any = None, **options: Any) -> Any:
-        seen.append((X, y))
-        return original(self, X, y, **options)
+    def fitting(self: Any, X: Any, **options: Any) -> Any:
+        seen.append(X)
+        return original(self, X, **options)
 
-    monkeypatch.setattr(kind, "fit", fit)
+    monkeypatch.setattr(kind, "fitting", fitting)
     more = ("--classes", "nut", "--max-train", 25, "--set", "validation_fraction=0.2")
     done("benchmark", "--dataset", root, *QUICK, *more, "--out", tmp_path / "R")
-    ((images, y),) = seen
-    assert (y, images.labels, images.types, images.masks) == (None, None, None, None)
+    (images,) = seen
+    assert (images.labels, images.types, images.masks) == (None, None, None)
     assert len(images) == 25
     assert all(name.startswith("train/good/") for name in images.names)
     assert read_rows(tmp_path / "R")[0]["max_train"] == 25

@@ -137,7 +137,7 @@ def test_too_few_images_for_the_budget_are_said_and_the_largest_value_decides() 
     verdict = pixel_threshold(maps_with_maxima([3.0, 5.0, 4.0]), 0.01)
     assert (verdict.threshold, verdict.fpr) == (5.0, 0.25)
     assert verdict.warning is not None
-    assert "takes 99 held-out normal images. There are 3" in verdict.warning
+    assert "needs 99 held-out normal images. There are 3" in verdict.warning
 
 
 @pytest.mark.parametrize("n_regions", [1, 40_000])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+from dataclasses import field
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from adcgan.detectors.settings import Rule, Settings, maybe, one_of, setting
+from adcgan.detectors.settings import Rule, Settings, declared, maybe, one_of, setting
 
 EFFORTS = ("quick", "standard", "thorough")
 # Values below the first of these sides, from there on, and from the second on.
@@ -63,11 +63,11 @@ def chosen(settings: Settings, effort: str, size: int) -> dict[str, Any]:
         The side of the images.
     """
     found = {}
-    for declared in fields(settings):  # type: ignore[arg-type]
-        if "by_effort" in declared.metadata:
-            given = getattr(settings, declared.name)
-            usual = declared.metadata["by_effort"][effort][sum(size >= side for side in FROM)]
-            found[declared.name] = usual if given is None else given
+    for each in declared(type(settings)):
+        if "by_effort" in each.metadata:
+            given = getattr(settings, each.name)
+            usual = each.metadata["by_effort"][effort][sum(size >= side for side in FROM)]
+            found[each.name] = usual if given is None else given
     return found
 
 

@@ -175,12 +175,12 @@ class Settings:
     @classmethod
     def rules(cls) -> dict[str, Rule]:
         """Return what each setting may be, by its name."""
-        return {field.name: field.metadata["rule"] for field in _declared(cls)}
+        return {field.name: field.metadata["rule"] for field in declared(cls)}
 
     @classmethod
     def described(cls) -> dict[str, tuple[Any, str]]:
         """Return the default of each setting and what it is, by its name."""
-        return {field.name: (field.default, field.metadata["doc"]) for field in _declared(cls)}
+        return {field.name: (field.default, field.metadata["doc"]) for field in declared(cls)}
 
     def check_parameters(self) -> None:
         """Raise `InputError` for the first setting that is not as documented."""
@@ -188,7 +188,8 @@ class Settings:
         check(type(self).__name__, {name: getattr(self, name) for name in rules}, rules)
 
 
-def _declared(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+def declared(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the settings of a class of them, as fields."""
     return dataclasses.fields(cls)
 
 
@@ -204,7 +205,7 @@ def _with_parameters(cls: type) -> str:
     entries = [
         f"{field.name} : {field.type}, default={field.default!r}\n"
         + textwrap.indent(textwrap.fill(field.metadata["doc"], 92), "    ")
-        for field in _declared(cls)
+        for field in declared(cls)
     ]
     head, _, rest = (cls.__doc__ or "").partition("\n\n")
     section = "Parameters\n----------\n" + "\n".join(entries)
