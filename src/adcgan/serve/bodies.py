@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -111,9 +112,10 @@ async def _read_form(request: Request, boundary: bytes, limits: Limits, hold: Ho
     pieces = _pieces(request, limits.request_bytes, refusal, hold)
     try:
         form = await _Form(boundary, pieces, limits.max_files, limits.request_bytes).parse()
-    except MultiPartException as error:
+    except (MultiPartException, FormParserError) as error:
+        # Older releases of Starlette let the parser's own error through.
         raise RefusalError(
-            400, f"The multipart body is not well-formed: {error.__cause__ or error.message}"
+            400, f"The multipart body is not well-formed: {error.__cause__ or error}"
         ) from None
     try:
         uploads = [await _upload(name, part, limits) for name, part in form.multi_items()]
