@@ -42,7 +42,27 @@ QUICK: dict[str, Any] = {
     "device": "cpu",
 }
 STEPS, CAPTURES = 15, 2
-READING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+# The last makes a tensor of what Python holds: on a device, a copy that waits for the host.
+REFUSED = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.lift_fresh.default,
+)
+# Of the detectors that have no test of their own below: what to try each with, so that no part of a
+# step is left out, and how many captures its ten steps take.
+TINY: dict[str, tuple[dict[str, Any], int]] = {
+    "adcgan-ss": (
+        {"warmup_steps": 0, "trunk": "small", "critic_steps": 2, "views": 0.3, "last_rate": 0.0},
+        2,
+    ),
+    "adgan": ({"restarts": 1, "search_steps": 1}, 1),
+    "aegan": ({"weight_decay": 0.1}, 1),
+    "alad": ({"ema_decay": 0.9}, 1),
+    "anogan": ({"search_steps": 1}, 1),
+    "egbad": ({"ema_decay": 0.9}, 1),
+    "rda": ({"rounds": 2}, 2),
+}
+CAPTURABLE = {"adcgan", "adcgan-local", *TINY}
 
 State = dict[str, Tensor]
 
@@ -70,7 +90,7 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in READING:
+        if func in REFUSED:
             raise RuntimeError("operation not permitted when stream is capturing")
         for given in tree_leaves((args, kwargs)):
             if isinstance(given, Tensor) and storage(given) not in self.made | self.before.keys():
@@ -197,6 +217,38 @@ def test_replayed_steps_of_the_local_detector_do_what_the_steps_do(
     assert figures(graphed) == figures(plain)
 
 
+def tiny(name: str, device: str = "cpu") -> Detector:
+    shared = {"width": 0.05, "batch_size": 8, "epochs": 1, "min_steps": 10, "fpr": 0.5}
+    return DETECTORS[name](**shared, **TINY[name][0], precision="float32", device=device)
+
+
+def fitted(name: str, **options: Any) -> Detector:
+    return tiny(name).fit(blobs(40), progress=silent, **options)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_replayed_and_resumed_steps_of_other_detectors_do_what_the_steps_do(
+    stand_in: SimpleNamespace, name: str, tmp_path: Path
+) -> None:
+    plain, (_, captures) = fitted(name), TINY[name]
+    graphed = fitted(name, cuda_graphs=True)
+    assert stand_in.captures == captures
+    assert figures(graphed) == figures(plain)
+    options: dict[str, Any] = {"run_dir": tmp_path, "checkpoint_every": 2, "cuda_graphs": True}
+    with pytest.raises(KeyboardInterrupt):
+        tiny(name).fit(blobs(40), progress=StopAfter(3, interrupt), **options)
+    assert stand_in.captures == captures
+    resumed = fitted(name, resume=True, **options)
+    assert stand_in.captures > captures
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(weights(graphed)[key], value, rtol=0, atol=0, msg=key)
+        torch.testing.assert_close(weights(resumed)[key], value, rtol=0, atol=0, msg=key)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 class StopAfter(Progress):
     """Does something once `steps` steps are done."""
 
@@ -216,13 +268,10 @@ class StopAfter(Progress):
 def test_a_run_that_is_resumed_captures_again_and_ends_the_same(
     stand_in: SimpleNamespace, tmp_path: Path
 ) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
     whole = ADCGAN(**QUICK).fit(blobs())
     options: dict[str, Any] = {"run_dir": tmp_path, "checkpoint_every": 4, "cuda_graphs": True}
     with pytest.raises(KeyboardInterrupt):
-        ADCGAN(**QUICK).fit(blobs(), progress=StopAfter(10, stop), **options)
+        ADCGAN(**QUICK).fit(blobs(), progress=StopAfter(10, interrupt), **options)
     assert stand_in.orders == ["in", "out"]
     resumed = ADCGAN(**QUICK).fit(blobs(), resume=True, **options)
     # Both phases before the stop at step 10, and from the checkpoint at step 8 on the joint one.
@@ -266,8 +315,9 @@ def test_a_loss_that_is_not_finite_is_named_with_the_step_of_its_replay(
 
 
 def test_the_stand_in_refuses_what_a_capture_does() -> None:
-    with pytest.raises(RuntimeError, match="capturing"), Recording():
-        torch.ones(3).sum().item()
+    for what in (lambda: torch.ones(3).sum().item(), lambda: torch.tensor([1.0])):
+        with pytest.raises(RuntimeError, match="capturing"), Recording():
+            what()
 
 
 # -- where there is nothing to capture -----------------------------------------------------------
@@ -277,9 +327,6 @@ def test_graphs_are_refused_without_a_cuda_device(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'cuda_graphs' parameter must be False .* on 'cpu'"):
         ADCGAN(**QUICK).fit(blobs(), run_dir=tmp_path / "run", cuda_graphs=True)
     assert not (tmp_path / "run").exists()
-
-
-CAPTURABLE = {"adcgan", "adcgan-local"}
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS.keys() - CAPTURABLE))
@@ -310,11 +357,14 @@ def test_a_run_says_whether_its_steps_were_captured(
     assert stand_in.captures == CAPTURES
 
 
-def test_the_expected_time_is_that_of_captured_steps(stand_in: SimpleNamespace) -> None:
-    cost = ADCGAN(**QUICK).fit_cost(load_images(blobs()), cuda_graphs=True)
+@pytest.mark.parametrize(("name", "kinds"), [("aegan", 1), ("adcgan-ss", 2)])
+def test_the_expected_time_is_that_of_captured_steps_of_each_kind(
+    stand_in: SimpleNamespace, name: str, kinds: int
+) -> None:
+    cost = tiny(name).fit_cost(load_images(blobs(40)), cuda_graphs=True)
     assert cost is not None
     assert cost.seconds > 0
-    assert (stand_in.captures, stand_in.replays) == (1, 2)
+    assert (stand_in.captures, stand_in.replays) == (kinds, 2 * kinds)
 
 
 def test_graphs_are_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +417,23 @@ def test_captured_steps_give_the_losses_of_the_steps_on_cuda(
     for key, value in figures(plain)[5].items():
         if "/" in key:
             assert figures(graphed)[5][key] == pytest.approx(value, rel=1e-2, abs=1e-3), key
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", TINY)
+def test_captured_steps_of_other_detectors_give_the_losses_of_the_steps_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("adcgan.training.loop.LOG_EVERY", 1)
+    plain, graphed = (
+        tiny(name, "cuda").fit(blobs(40), cuda_graphs=captured, progress=silent)
+        for captured in (False, True)
+    )
+    for before, after in zip(figures(plain), figures(graphed), strict=True):
+        assert after.keys() == before.keys()
+        for key, value in before.items():
+            if "/" in key:
+                assert after[key] == pytest.approx(value, rel=0.15, abs=0.15), (key, before["step"])
 
 
 @pytest.mark.cuda

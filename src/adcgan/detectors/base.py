@@ -80,10 +80,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     # What a class says of its system. A name on the command line; the league of its results, ""
     # where it learns from the normal images alone; the extra it needs, and its packages; why it
     # cannot be exported, where it cannot; whether a training step reads nothing back and decides
-    # nothing on the way, so that it can be captured; whether its training length is its own, not
-    # epochs of the paper; whether it computes on the CPU whatever `device` says; whether
-    # precision="auto" trains it in bf16 on CPUs that are fast in it; whether `adcgan.compare` tries
-    # it without being told to.
+    # nothing on the way but by its place in its `Phase`, so that it can be captured; whether its
+    # training length is its own, not epochs of the paper; whether it computes on the CPU whatever
+    # `device` says; whether precision="auto" trains it in bf16 on CPUs that are fast in it; whether
+    # `adcgan.compare` tries it without being told to.
     name: ClassVar[str]
     league: ClassVar[str] = ""
     extra: ClassVar[str] = ""

@@ -104,6 +104,7 @@ class SelfSupervisedADCGAN(Detector):
     """
 
     name: ClassVar[str] = "adcgan-ss"
+    capturable: ClassVar[bool] = True
     candidate: ClassVar[bool] = True
     own_steps: ClassVar[bool] = True
 

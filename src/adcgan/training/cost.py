@@ -148,21 +148,27 @@ def _seconds(recipe: Recipe, shape: tuple[int, int, int], *, cuda_graphs: bool) 
 
 
 def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
-    """Time the last of a few replays of a captured step."""
+    """Time the last of a few replays of each kind of captured step."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
     x = _random_images(recipe, shape, recipe.batch_size, rng)
     recipe.networks.train()
     graphs = GraphedSteps(recipe.optimizers, rng, autocast_of(accelerator))
-    seconds = np.inf
-    with graphs.ordered(), graphs.stream():
+    kinds = recipe.phases[phase]
+
+    def timed(number: int) -> float:
+        recipe.optimizers.step = number
+        seconds = np.inf
         # The steps before the capture, the capture and its replay, and one replay more.
         for _ in range(WARM_UP_STEPS + 2):
             start = time.perf_counter()
-            graphs.take(recipe.phases[phase].step, x)
+            graphs.take(kinds.step, x, does_more=kinds.does_more(number))
             _wait_for(accelerator.device)
             seconds = time.perf_counter() - start
-    return float(seconds)
+        return float(seconds)
+
+    with graphs.ordered(), graphs.stream():
+        return _mean_of_cycle(recipe, phase, timed)
 
 
 def memory_of_steps(recipe: Recipe, shape: tuple[int, int, int]) -> int:

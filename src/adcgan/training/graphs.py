@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: captured once for each phase, then replayed for every batch.
+"""Training steps as CUDA graphs: captured once for each kind, then replayed for every batch.
 
 A replay starts all kernels of a step at once, where Python starts them one by one. It reads the
 batch from a buffer that stays where it is, and the seeds of its random numbers from the generators
@@ -10,13 +10,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from adcgan.training.optimizers import Optimizers
 
-# Steps of a phase before its capture. They are real steps; the first ones also create what must be
+# Steps of a kind before its capture. They are real steps; the first ones also create what must be
 # there before a capture: Adam's moments, the libraries' handles and their choice of kernels.
 WARM_UP_STEPS = 3
 
@@ -77,8 +78,18 @@ class CudaRecorder:
         return graph.replay
 
 
+@dataclass
+class _Kind:
+    """Steps that ask the same of the device: how many were taken, and what their capture holds."""
+
+    taken: int = 0
+    images: Tensor = field(default_factory=lambda: torch.empty(0))
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    replay: Callable[[], None] | None = None
+
+
 class GraphedSteps:
-    """Takes the steps of a run: the first of each phase one by one, the others as replays.
+    """Takes the steps of a run: the first of each kind one by one, the others as replays.
 
     Parameters
     ----------
@@ -101,10 +112,7 @@ class GraphedSteps:
         self._optimizers, self._rng, self._autocast = optimizers, rng, autocast
         self._recorder = CudaRecorder(optimizers.accelerator.device, rng)
         self._step: Step | None = None
-        self._taken = 0
-        self._images = torch.empty(0)
-        self._losses: dict[str, Tensor] = {}
-        self._replay: Callable[[], None] | None = None
+        self._kinds: dict[bool, _Kind] = {}
 
     def ordered(self) -> AbstractContextManager[None]:
         """Return the context of a whole run, in which other runs may take steps of their own.
@@ -120,30 +128,32 @@ class GraphedSteps:
         """
         return self._recorder.stream()
 
-    def take(self, step: Step, batch: Tensor) -> None:
+    def take(self, step: Step, batch: Tensor, *, does_more: bool = True) -> None:
         """Take `step` on the images `batch` (B, C, H, W), of one shape as long as `step` is one.
 
-        With another `step` than before a phase begins, and the last one's capture is let go.
+        With another `step` than before a phase begins, and the last one's captures are let go.
+        Steps that do more than the others of their phase have a capture of their own.
         """
         if step is not self._step:
-            self._step, self._taken, self._replay, self._losses = step, 0, None, {}
-        self._taken += 1
-        if self._taken <= WARM_UP_STEPS:
+            self._step, self._kinds = step, {}
+        kind = self._kinds.setdefault(does_more, _Kind())
+        kind.taken += 1
+        if kind.taken <= WARM_UP_STEPS:
             self._run(step, batch)
             return
-        if self._replay is None:
-            self._images = batch.clone()
-            self._replay = self._recorder.record(lambda: self._run_capturable(step))
-            self._losses = self._optimizers.losses
+        if kind.replay is None:
+            kind.images = batch.clone()
+            kind.replay = self._recorder.record(lambda: self._run_capturable(step, kind.images))
+            kind.losses = self._optimizers.losses
         else:
-            self._images.copy_(batch)
-        self._replay()
-        self._optimizers.losses = dict(self._losses)
+            kind.images.copy_(batch)
+        kind.replay()
+        self._optimizers.losses = dict(kind.losses)
 
     def _run(self, step: Step, images: Tensor) -> None:
         with self._autocast():
             step(images, self._rng)
 
-    def _run_capturable(self, step: Step) -> None:
+    def _run_capturable(self, step: Step, images: Tensor) -> None:
         with self._optimizers.capturable():
-            self._run(step, self._images)
+            self._run(step, images)

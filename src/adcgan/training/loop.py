@@ -47,13 +47,18 @@ class Phase:
     """`steps` repetitions of `step`.
 
     A step takes images (B, C, H, W) in [0, 1] and the step's own random numbers, and updates
-    weights. Of each `cycle` steps those whose number it divides may do more than the others.
+    weights. Of each `cycle` steps those whose number it divides may do more than the others, as
+    may the first step of a phase.
     """
 
     name: str
     steps: int
     step: Step
     cycle: int = 1
+
+    def does_more(self, number: int) -> bool:
+        """Say whether step `number` of the run is one that may do more than the others."""
+        return number % self.cycle == 0
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ class _Loop:
         torch.manual_seed(seed)  # dropout
         self.rng.manual_seed(seed)
         self.recipe.optimizers.step = step
-        self._take(phase.step, self._batch(step))
+        self._take(step, phase, self._batch(step))
         self._accumulate()
         due = last or (step + 1) % LOG_EVERY == 0
         # Reading a flag makes the host wait for an accelerator, so there it is read now and then.
@@ -260,13 +265,13 @@ class _Loop:
         if last or (step + 1) % self.session.checkpoint_every == 0:
             self._save(step + 1)
 
-    def _take(self, step: Step, batch: Tensor) -> None:
+    def _take(self, step: int, phase: Phase, batch: Tensor) -> None:
         """Update the weights once."""
         if self.graphs is not None:
-            self.graphs.take(step, batch)
+            self.graphs.take(phase.step, batch, does_more=phase.does_more(step))
             return
         with self.autocast():
-            step(batch, self.rng)
+            phase.step(batch, self.rng)
 
     def _batch(self, step: int) -> Tensor:
         """Return the images of `step` that this process takes."""

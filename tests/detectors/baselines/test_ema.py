@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from adcgan.detectors import ALAD, EGBAD, Detector
-from adcgan.detectors.baselines.ema import averaged, take_over
+from adcgan.detectors.baselines.ema import Average, take_over
 from adcgan.progress import silent
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
@@ -21,11 +21,11 @@ def networks_with(weight: float) -> nn.ModuleDict:
 
 def test_average_weighs_each_step_by_its_age_and_leaves_untrained_weights_out():
     networks = networks_with(100.0)
-    average = averaged(networks, 0.9)
+    average = Average(networks, 0.9)
     for value in (1.0, 2.0, 3.0):
         nn.init.constant_(networks["layer"].weight, value)
         networks["norm"].running_mean.fill_(10 * value)
-        average.update_parameters(networks)
+        average.update(networks)
     take_over(networks, average)
     expected = (0.81 * 1 + 0.9 * 2 + 3) / (0.81 + 0.9 + 1)
     assert networks["layer"].weight.item() == pytest.approx(expected)
@@ -35,10 +35,10 @@ def test_average_weighs_each_step_by_its_age_and_leaves_untrained_weights_out():
 def test_averaged_weights_have_spectral_norm_one():
     torch.manual_seed(0)
     networks = nn.ModuleDict({"layer": spectral_norm(nn.Linear(6, 5))})
-    average = averaged(networks, 0.9)
+    average = Average(networks, 0.9)
     for _ in range(3):
         nn.init.normal_(networks["layer"].parametrizations.weight.original)
-        average.update_parameters(networks)
+        average.update(networks)
     take_over(networks, average)
     assert not networks["layer"].training
     norm = torch.linalg.matrix_norm(networks["layer"].weight, 2).item()

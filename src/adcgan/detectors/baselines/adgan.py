@@ -59,6 +59,7 @@ class ADGAN(Detector):
     """WGAN-GP; the score is the error left after short searches over z and a copy of G."""
 
     name: ClassVar[str] = "adgan"
+    capturable: ClassVar[bool] = True
     not_exported: ClassVar[str] = SEARCHES
 
     latent_dim: int = latent_dim_setting(256)

@@ -55,6 +55,7 @@ class AEGAN(Detector):
     """Autoencoder and GAN with one set of weights for decoder and generator."""
 
     name: ClassVar[str] = "aegan"
+    capturable: ClassVar[bool] = True
 
     latent_dim: int = latent_dim_setting(100)
     width: float = width_setting()

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
-from adcgan.detectors.baselines.ema import averaged, ema_decay_setting, take_over
+from adcgan.detectors.baselines.ema import Average, ema_decay_setting, take_over
 from adcgan.detectors.baselines.stacks import Down, Up, channels_for, normal, signed, unsigned
 from adcgan.detectors.model import Model
 from adcgan.detectors.settings import (
@@ -58,6 +57,7 @@ class ALAD(Detector):
     """Adversarially learned anomaly detection: critics on (x, z), (x, x) and (z, z)."""
 
     name: ClassVar[str] = "alad"
+    capturable: ClassVar[bool] = True
 
     latent_dim: int = latent_dim_setting(100)
     width: float = width_setting()
@@ -116,7 +116,7 @@ class ALADModel(Model):
         }
         rates = dict.fromkeys(parameters, settings.lr)
         optimizers = Optimizers(parameters, rates, accelerator=accelerator)
-        average = averaged(self, settings.ema_decay)
+        average = Average(self, settings.ema_decay)
         steps = _Steps(self, optimizers, average)
         count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
         return Recipe(
@@ -207,7 +207,7 @@ class CriticZZ(nn.Module):
 class _Steps:
     """One training step: the three critics, then encoder and generator."""
 
-    def __init__(self, model: ALADModel, optimizers: Optimizers, average: AveragedModel) -> None:
+    def __init__(self, model: ALADModel, optimizers: Optimizers, average: Average) -> None:
         self.model, self.average = model, average
         self.encoder, self.generator = model.encoder, model.generator
         self.xz, self.xx, self.zz = model.critic_xz, model.critic_xx, model.critic_zz
@@ -235,7 +235,7 @@ class _Steps:
                 "latent_cycle": logistic_generator_loss(self.zz(z, z_hat)),
             }
         self.update("autoencoder", losses)
-        self.average.update_parameters(self.model)
+        self.average.update(self.model)
 
     def _critics(
         self, x: Tensor, z: Tensor, e_x: Tensor, g_z: Tensor, x_hat: Tensor, z_hat: Tensor

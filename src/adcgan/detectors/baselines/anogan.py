@@ -55,6 +55,7 @@ class AnoGAN(Detector):
     """DCGAN; the score is what is left after a search for the latent that makes the image."""
 
     name: ClassVar[str] = "anogan"
+    capturable: ClassVar[bool] = True
     not_exported: ClassVar[str] = SEARCHES
 
     latent_dim: int = latent_dim_setting(100)

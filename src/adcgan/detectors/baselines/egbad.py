@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
-from adcgan.detectors.baselines.ema import averaged, ema_decay_setting, take_over
+from adcgan.detectors.baselines.ema import Average, ema_decay_setting, take_over
 from adcgan.detectors.baselines.stacks import Down, channels_for, normal, signed, unsigned
 from adcgan.detectors.model import Model
 from adcgan.detectors.settings import (
@@ -60,6 +59,7 @@ class EGBAD(Detector):
     """Bidirectional GAN: one critic on images with their latents."""
 
     name: ClassVar[str] = "egbad"
+    capturable: ClassVar[bool] = True
 
     latent_dim: int = latent_dim_setting(200)
     width: float = width_setting()
@@ -122,7 +122,7 @@ class EGBADModel(Model):
         }
         rates = dict.fromkeys(parameters, settings.lr)
         optimizers = Optimizers(parameters, rates, accelerator=accelerator)
-        average = averaged(self, settings.ema_decay)
+        average = Average(self, settings.ema_decay)
         steps = _Steps(self, optimizers, average)
         count = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
         return Recipe(
@@ -210,7 +210,7 @@ class Critic(nn.Module):
 class _Steps:
     """One training step: the critic, then encoder and generator."""
 
-    def __init__(self, model: EGBADModel, optimizers: Optimizers, average: AveragedModel) -> None:
+    def __init__(self, model: EGBADModel, optimizers: Optimizers, average: Average) -> None:
         self.model, self.average = model, average
         self.encoder, self.generator, self.critic = model.encoder, model.generator, model.critic
         self.latent_dim = model.settings.latent_dim
@@ -231,7 +231,7 @@ class _Steps:
             "encoder": logistic_generator_loss(-self.critic(x, e_x)),
         }
         self.update("autoencoder", losses)
-        self.average.update_parameters(self.model)
+        self.average.update(self.model)
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return figures on held-out images: reconstruction, and the generator's diversity."""

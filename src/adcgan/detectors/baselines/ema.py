@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.optim.swa_utils import AveragedModel
 
 from adcgan.detectors.settings import real, setting
 
 # Power iterations that settle the spectral norm of averaged weights.
 SETTLING_STEPS = 20
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def ema_decay_setting() -> Any:
@@ -24,31 +22,57 @@ def ema_decay_setting() -> Any:
     return setting(0.999, real(0, 1, below=True), doc)
 
 
-def averaged(networks: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of `networks`, to be updated after each step.
+class Average(nn.Module):
+    """The exponential moving average of networks, to be updated after each step.
 
     After n updates with weights w₁ … wₙ it holds Σ decayⁿ⁻ⁱ wᵢ / Σ decayⁿ⁻ⁱ: the usual average,
     without the share of the untrained weights, which is large in short runs. Running statistics
-    are averaged in the same way.
+    are averaged in the same way. Unlike torch's, an update asks the same of the device whatever n
+    is, and reads nothing back, so that it can be part of a captured step.
+
+    Parameters
+    ----------
+    networks : Module
+        Whose weights are averaged.
+    decay : float
+        In [0, 1).
+
+    Attributes
+    ----------
+    module : Module
+        A copy of the networks with averaged weights.
     """
-    return AveragedModel(networks, multi_avg_fn=_average(decay), use_buffers=True)
+
+    total: Tensor  # () Σ decayⁿ⁻ⁱ
+
+    def __init__(self, networks: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.module = deepcopy(networks).requires_grad_(False)
+        device = next(networks.parameters()).device
+        # MPS devices have no float64.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.register_buffer("total", torch.zeros((), dtype=wide, device=device))
+
+    @torch.no_grad()
+    def update(self, networks: nn.Module) -> None:
+        """Take the weights of `networks` as they are now into the average."""
+        self.total.mul_(self.decay).add_(1)
+        weight = self.total.reciprocal().float()
+        pairs = list(zip(_tensors(self.module), _tensors(networks), strict=True))
+        averages, values = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, values, [weight] * len(averages))
+        for count, value in pairs:
+            if not count.is_floating_point():
+                count.copy_(value)
 
 
-def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Return the update that `AveragedModel` asks for from its second call on."""
-
-    def update(average: Tensors, current: Tensors, count: Tensor | int) -> None:
-        if average[0].is_floating_point():
-            weight = (1 - decay) / (1 - decay ** (int(count) + 1))
-            torch._foreach_lerp_(average, current, weight)
-            return
-        for mean, value in zip(average, current, strict=True):
-            mean.copy_(value)
-
-    return update
+def _tensors(networks: nn.Module) -> chain[Tensor]:
+    """Return weights and buffers."""
+    return chain(networks.parameters(), networks.buffers())
 
 
-def take_over(networks: nn.Module, average: AveragedModel) -> None:
+def take_over(networks: nn.Module, average: Average) -> None:
     """Give `networks` the averaged weights."""
     networks.load_state_dict(average.module.state_dict())
     for module in networks.modules():

@@ -51,6 +51,7 @@ class RobustAutoencoder(Detector):
     """Autoencoder trained on L where X = L + S and whole images may move into S."""
 
     name: ClassVar[str] = "rda"
+    capturable: ClassVar[bool] = True
 
     latent_dim: int = latent_dim_setting(32)
     width: float = width_setting()
