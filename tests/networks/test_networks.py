@@ -14,6 +14,7 @@ from adcgan.networks import (
     LatentCritic,
     default_latent_dim,
 )
+from adcgan.networks.residual import WideBlock
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -118,3 +119,17 @@ def test_two_batches_compared_are_judged_as_one_after_the_other(precision: torch
     tolerance = 1e-4 if precision == torch.float32 else 5e-2
     for found, expected in zip(*outcomes, strict=True):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_skip_of_few_channels_is_the_strided_convolution_with_its_gradients() -> None:
+    torch.manual_seed(0)
+    block = WideBlock(6, 13, 2, 0.0).eval()
+    assert block.skip is not None
+    x = torch.randn(2, 6, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+    block(x).sum().backward()
+    again = x.detach().double().contiguous().requires_grad_()
+    block.double()
+    activated = block.first(again)
+    strided = torch.nn.functional.conv2d(activated, block.skip.weight, stride=2)
+    (block.body(activated) + strided).sum().backward()
+    torch.testing.assert_close(x.grad, again.grad.float(), rtol=1e-4, atol=1e-5)
