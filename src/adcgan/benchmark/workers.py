@@ -26,6 +26,7 @@ from adcgan.benchmark.runner import error_row, images_alike
 from adcgan.benchmark.turns import Turns, alike
 from adcgan.detectors import DETECTORS
 from adcgan.detectors.pretrained import features_kept
+from adcgan.threads import share_the_cores
 
 LOG_FILE = "workers.log"
 # How often a cell is started whose process keeps being killed.
@@ -258,6 +259,7 @@ def _work(
     # Ctrl-C reaches the whole group of processes; the one that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    share_the_cores()
     try:
         log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:

@@ -31,6 +31,7 @@ from adcgan.cli.failures import failure_line, wrong_path_line
 from adcgan.cli.terminal import one_line_warnings, quiet_matplotlib, say
 from adcgan.cli.version import installation
 from adcgan.errors import DivergedError, InputError, MissingExtraError
+from adcgan.threads import share_the_cores
 
 _RESUMED_BY = {
     **dict.fromkeys(("fit", "demo", "compare"), "the same command with --resume continues"),
@@ -165,4 +166,5 @@ app.command(epilog="Example: adcgan detectors")(detectors.detectors)
 
 def main() -> None:
     """Run the command line."""
+    share_the_cores()
     app()
