@@ -9,12 +9,14 @@ In this order, each part in a process of its own that is ended when its time is 
 - steps: AD-CGAN's joint steps a second at 28, 32 and 64 px, captured or not, of one run and of
   several in turn on one device, with the kernels of a step and the device's memory
 - scoring: images a second, and how far scores are from the CPU's, in float32 and in TF32
+- thorough: adcgan-ss with ``effort="thorough"``, each class of CIFAR-10 and of CatsVsDogs normal
 - rows: rows of the paper's Table 1 that are neither in ``results/`` nor in OUT, cheapest first
 
 Everything is written to OUT as it is measured: ``circumstances.json``, ``tests.txt``,
-``steps.jsonl``, ``scoring.jsonl``, ``table-1/`` (a benchmark's folder, which the same command goes
-on with) and, after each part, ``summary.md``. ``datasets`` and ``pytest``, where they are missing,
-come from the wheels in ``--wheels``; without them their parts say so. Nothing is installed.
+``steps.jsonl``, ``scoring.jsonl``, ``thorough/`` and ``table-1/`` (a benchmark's folders, which the
+same command goes on with) and, after each part, ``summary.md``. ``datasets`` and ``pytest``, where
+they are missing, come from the wheels in ``--wheels``; without them their parts say so. Nothing is
+installed.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
     from adcgan.benchmark.cells import Cell
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("tests", "steps", "scoring", "rows")
+PARTS = ("tests", "steps", "scoring", "thorough", "rows")
 # Of all the time at most; what a part leaves goes to those after it.
-SHARES = {"tests": 0.25, "steps": 0.35, "scoring": 0.15, "rows": 1.0}
+SHARES = {"tests": 0.2, "steps": 0.25, "scoring": 0.1, "thorough": 0.6, "rows": 1.0}
 GRACE_SECONDS = 5.0
 # What the tests, and images of named sets, need beside the package's own dependencies.
 EXTRA = ("pytest", "datasets")
@@ -102,6 +104,9 @@ TABLE_1 = (
     Part("cifar10", "all-vs-one", 32, classes=10, images=45_000, epochs=15 + 35),
 )
 TRIAL_TABLE = (Part("digits", "one-vs-all", 28, classes=1, images=143, epochs=1 + 1),)
+# Sets, classes of each.
+THOROUGH = {"cifar10": 10, "cats-vs-dogs": 2}
+TRIAL_THOROUGH = {"digits": 1}
 
 
 class Plan(NamedTuple):
@@ -115,17 +120,42 @@ class Plan(NamedTuple):
     table: Sequence[Part]
     seeds: Sequence[int]
     settings: dict[str, Any]
+    thorough: dict[str, int]
+    thorough_settings: dict[str, Any]
 
 
 def plan_for(device: str, minutes: float) -> Plan:
     """Return what is measured on `device` in so many minutes."""
     if device == "cpu":
         tiny = {"width": TRIAL_WIDTH, "warmup_epochs": 1, "epochs": 1}
-        return Plan("cpu", TRIAL_WIDTH, SIZES[:1], TRIAL_MODES, 0.2, TRIAL_TABLE, [0], tiny)
+        short = {"width": TRIAL_WIDTH, "epochs": 1, "min_steps": 4}
+        return Plan(
+            "cpu",
+            TRIAL_WIDTH,
+            SIZES[:1],
+            TRIAL_MODES,
+            0.2,
+            TRIAL_TABLE,
+            [0],
+            tiny,
+            TRIAL_THOROUGH,
+            short,
+        )
     measured = len(SIZES) * len(MODES)
     # Half of the time goes to starting and capturing.
     seconds = 0.5 * SHARES["steps"] * 60 * minutes / measured
-    return Plan(device, 1.0, SIZES, MODES, seconds, TABLE_1, range(SEEDS), {})
+    return Plan(
+        device,
+        1.0,
+        SIZES,
+        MODES,
+        seconds,
+        TABLE_1,
+        range(SEEDS),
+        {},
+        THOROUGH,
+        thorough_settings={},
+    )
 
 
 # -- steps ---------------------------------------------------------------------------------------
@@ -295,13 +325,12 @@ def calls_a_second(function: Callable[[], object], seconds: float) -> float:
     return count / (time.perf_counter() - begun)
 
 
-# -- rows of Table 1 -----------------------------------------------------------------------------
+# -- rows of adcgan-ss at its best, and of Table 1 -----------------------------------------------
 
 
 def missing_cells(plan: Plan, part: Part, out: Path) -> list[Cell]:
-    """Return the cells of a part that have no row in ``results/`` or OUT."""
+    """Return the cells of a part of Table 1 that have no row in ``results/`` or OUT."""
     from adcgan.benchmark.cells import plan as planned
-    from adcgan.benchmark.rows import read_rows
 
     cells = planned(
         dataset=part.dataset,
@@ -310,10 +339,33 @@ def missing_cells(plan: Plan, part: Part, out: Path) -> list[Cell]:
         detectors={"adcgan": plan.settings},
         seeds=plan.seeds,
     )
-    files = [*sorted((ROOT / "results").glob("*.jsonl")), out / "table-1"]
+    return without_row(cells, out / "table-1")
+
+
+def without_row(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """Return the cells that have no row in ``results/`` or in the folder of a benchmark."""
+    from adcgan.benchmark.rows import read_rows
+
+    files = [*sorted((ROOT / "results").glob("*.jsonl")), folder]
     rows = [row for file in files for row in read_rows(file)]
     done = {row["key"] for row in rows if row["error"] is None}
     return [cell for cell in cells if cell.key not in done]
+
+
+def compute_thorough(plan: Plan, out: Path) -> None:
+    """Compute the rows of adcgan-ss with ``effort="thorough"``, seed 0."""
+    from adcgan.benchmark.cells import plan as planned
+    from adcgan.benchmark.sweep import sweep
+
+    for dataset, classes in plan.thorough.items():
+        cells = planned(
+            dataset=dataset,
+            scheme="one-vs-all",
+            classes=range(classes),
+            detectors={"adcgan-ss": {"effort": "thorough", **plan.thorough_settings}},
+            seeds=[0],
+        )
+        sweep(without_row(cells, out / "thorough"), out / "thorough", device=plan.device)
 
 
 def how_many(part: Part, rows: Sequence[Row], seconds: float) -> tuple[int, int | None]:
@@ -368,6 +420,8 @@ def run_part(name: str, options: argparse.Namespace) -> None:
             if "mark.cuda" in file.read_text()
         ]
         sys.exit(pytest.main([*few, "-q", "-ra", "-m", "cuda", *sorted(files)]))
+    elif name == "thorough":
+        compute_thorough(plan, out)
     elif name == "rows":
         compute_rows(plan, out, options.deadline)
     else:
@@ -450,8 +504,9 @@ def summary(out: Path, ended: Sequence[str]) -> str:
     for row in rows_of(out / "scoring.jsonl"):
         text += "".join(_scoring_line(row, name) for name in ("float32", "tf32"))
     text += "\n" + projection(steps)
-    for row in rows_of(out / "table-1" / "rows.jsonl"):
-        text += f"- {row['key']}: {row['error'] or row['auroc']}\n"
+    for folder in ("thorough", "table-1"):
+        for row in rows_of(out / folder / "rows.jsonl"):
+            text += f"- {row['key']}: {row['error'] or row['auroc']}\n"
     return text
 
 
@@ -516,7 +571,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the folder for all that is measured")
     parser.add_argument("--minutes", type=float, default=10, help="all there are; 10 if not given")
     parser.add_argument("--device", default="cuda", help="a CUDA device, or cpu for a trial")
-    parser.add_argument("--parts", default=",".join(PARTS), help="of tests,steps,scoring,rows")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of " + ",".join(PARTS))
     parser.add_argument("--wheels", type=Path, help="a folder of wheels for what is missing")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)

@@ -55,7 +55,7 @@ def test_without_a_gpu_it_ends_with_one_line_and_exit_code_2(tmp_path: Path) -> 
 
 
 def test_a_trial_on_a_cpu_measures_every_part(gpu: Any, tmp_path: Path) -> None:
-    for part in ("steps", "scoring", "rows"):
+    for part in ("steps", "scoring", "thorough", "rows"):
         gpu.run_part(part, options(tmp_path))
     steps = rows(tmp_path / "steps.jsonl")
     assert [(row["mode"], row["at_once"], row["error"]) for row in steps] == [
@@ -68,13 +68,21 @@ def test_a_trial_on_a_cpu_measures_every_part(gpu: Any, tmp_path: Path) -> None:
     assert scoring["float32_difference_of_score"] < 1e-5
     table = rows(tmp_path / "table-1" / "rows.jsonl")
     assert [(row["class"], row["seed"], row["error"]) for row in table] == [(0, 0, None)]
+    best = rows(tmp_path / "thorough" / "rows.jsonl")
+    assert [(row["detector"], row["class"], row["error"]) for row in best] == [
+        ("adcgan-ss", 0, None)
+    ]
+    assert best[0]["settings"]["effort"] == "thorough"
     # The same again computes no row a second time.
-    gpu.run_part("rows", options(tmp_path))
+    for part in ("thorough", "rows"):
+        gpu.run_part(part, options(tmp_path))
     assert rows(tmp_path / "table-1" / "rows.jsonl") == table
+    assert rows(tmp_path / "thorough" / "rows.jsonl") == best
     text = gpu.summary(tmp_path, ["steps: done (1 s)"])
     assert text.startswith("- steps: done (1 s)\n")
     assert "| 28 px, 0.06 | eager | auto | 2 |" in text
-    assert f"- {table[0]['key']}: {table[0]['auroc']}\n" in text
+    for row in (*best, *table):
+        assert f"- {row['key']}: {row['auroc']}\n" in text
 
 
 def test_a_part_is_ended_when_its_time_is_up(gpu: Any, tmp_path: Path) -> None:
@@ -154,7 +162,7 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
     done = script(tmp_path, "--device", "cpu", "--minutes", "20")
     assert done.returncode == 0, done.stderr
     told = (tmp_path / "summary.md").read_text()
-    for part in ("tests", "steps", "scoring", "rows"):
+    for part in ("tests", "steps", "scoring", "thorough", "rows"):
         assert f"- {part}: done" in told
     assert "skipped" in (tmp_path / "tests.txt").read_text()
     assert (tmp_path / "circumstances.json").exists()
