@@ -202,7 +202,7 @@ def test_saving_and_loading_is_exact(name: str, tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(loaded.p_values(tested), detector.p_values(tested))
     assert (loaded.threshold_, loaded.fpr_) == (detector.threshold_, detector.fpr_)
-    with pytest.raises(AttributeError, match="given to fit"):
+    with pytest.raises(AttributeError, match="passed to fit"):
         _ = loaded.decision_scores_
 
 
@@ -229,7 +229,7 @@ def test_unfitted_detectors_say_so(name: str, tmp_path: Path) -> None:
         lambda: quick(name).save(tmp_path),
     ]
     for call in calls:
-        with pytest.raises(InputError, match="call fit first"):
+        with pytest.raises(InputError, match="Call fit first"):
             call()
 
 
@@ -359,7 +359,7 @@ def test_notebooks_show_what_was_learned_and_both_ways_to_ask_agree(name: str) -
     assert f"{detector.threshold_:.4g} (budget 50%)" in html
     unfitted = quick(name)._repr_html_()
     assert unfitted is not None
-    assert "has learned nothing yet" in unfitted
+    assert "is not fitted yet" in unfitted
     with config_context(display="text"):
         assert detector._repr_html_() is None
         assert detector._repr_mimebundle_() == {"text/plain": repr(detector)}

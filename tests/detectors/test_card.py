@@ -33,7 +33,7 @@ def test_a_model_folder_has_a_card_that_hubs_can_read(detector: Detector, tmp_pa
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "adcgan"
     assert {"anomaly-detection", "pixel-pca"} <= set(card.data.tags)
-    assert card.text.startswith("\n# PixelPCA\n\nMean squared error left by principal components")
+    assert card.text.startswith("\n# PixelPCA\n\nMean squared error of a projection")
 
 
 def test_the_card_says_what_the_model_is(detector: Detector, tmp_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_the_card_says_what_the_model_is(detector: Detector, tmp_path: Path) -> 
     learned = section(text, "What it learned from")
     for said in ("`array`", "40 read, 0 unreadable", "| 36 |", "4 held-out", "16×16 pixels, grey"):
         assert said in learned, said
-    assert "| `n_components` | `3` | `64` | Principal components kept;" in text
+    assert "| `n_components` | `3` | `64` | Principal components to keep;" in text
     threshold = section(text, "How the threshold was set")
     assert f"above {detector.threshold_:.6g}" in threshold
-    assert "at most 0.25 of new normal images" in threshold
-    assert "asked for was 0.25; so many images support none below 0.2." in threshold
-    assert "had not been judged" in section(text, "How it was judged")
+    assert "At most a fraction of 0.25 of new normal images" in threshold
+    assert "with that many images, the smallest possible budget is 0.2." in threshold
+    assert "before any evaluation" in section(text, "How it was judged")
     made = section(text, "How it was made")
     assert f"adcgan {adcgan.__version__}" in made
     date = datetime.fromisoformat(made.split("| date | ")[1].split(" |")[0])
@@ -140,7 +140,7 @@ def test_what_a_card_warns_of_depends_on_the_model(detector: Detector) -> None:
         setattr(twin, name, getattr(detector, name))
     twin.resized_ = True
     text = " ".join(twin.card().limits)
-    for said in ("pretrained on ImageNet", "become 16×16 pixels", "centre square"):
+    for said in ("pretrained on ImageNet", "resized to 16×16 pixels", "central square"):
         assert said in text, said
 
 

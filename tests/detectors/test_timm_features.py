@@ -65,16 +65,16 @@ class TestWithTimm:
         detector.save(tmp_path / "m")
         torch.manual_seed(1)
         torch.save(timm.create_model("resnet18").state_dict(), weights)
-        with pytest.raises(InputError, match="other weights of its network"):
+        with pytest.raises(InputError, match="different weights of its pretrained network"):
             load(tmp_path / "m")
 
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
-            ({"backbone": "no_such_net"}, "'backbone' parameter .* network of timm"),
+            ({"backbone": "no_such_net"}, "'backbone' parameter .* timm network"),
             ({"backbone": "vit_tiny_patch16_224"}, "features at strides 8 and 16"),
             ({"weights": "nowhere.pth"}, "'weights' parameter .*No such file"),
-            ({}, "no weights of resnet18 in timm's caches"),
+            ({}, "weights of resnet18 are not in timm's caches"),
         ],
     )
     def test_what_is_not_there_is_said_in_a_line(
@@ -94,7 +94,7 @@ class TestWithTimm:
     def test_weights_of_something_else_are_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "other.pth"
         torch.save({"something": torch.zeros(3)}, path)
-        with pytest.raises(InputError, match="must be those of resnet18"):
+        with pytest.raises(InputError, match="must match resnet18"):
             PretrainedPatch(weights=str(path), **SMALL).fit(NORMAL, progress=silent)
 
     def test_nothing_is_unpickled(self, tmp_path: Path) -> None:

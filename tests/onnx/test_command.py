@@ -82,7 +82,7 @@ def test_what_cannot_be_exported_is_one_line(model: Path, exported: Path, tmp_pa
     PixelKNN(fpr=0.2).fit(discs(50, 0)).save(tmp_path / "knn")
     for source, out, words in [
         (tmp_path / "knn", tmp_path / "m.onnx", "PixelKNN cannot be exported: it compares"),
-        (exported, tmp_path / "m.onnx", "m.onnx is a file. This takes a model folder"),
+        (exported, tmp_path / "m.onnx", "m.onnx is a file, not a model folder"),
         (tmp_path / "nothing", tmp_path / "m.onnx", "no model folder"),
         (model, tmp_path, "--out must be a file"),
     ]:
@@ -133,8 +133,8 @@ def test_evaluate_gives_the_same_figures_of_file_and_folder(
 def test_what_takes_a_model_folder_says_so_of_a_file(exported: Path) -> None:
     result = run("report", exported)
     assert result.exit_code == 2
-    assert "m.onnx is a file. This takes a model folder, made by 'adcgan fit'." in result.stderr
-    with pytest.raises(InputError, match="takes a model folder"):
+    assert "m.onnx is a file, not a model folder. 'adcgan fit' makes" in result.stderr
+    with pytest.raises(InputError, match="not a model folder"):
         load_folder(exported)
 
 

@@ -258,7 +258,7 @@ def test_systems_without_one_forward_pass_say_why(name: str, tmp_path: Path) -> 
 
 def test_what_is_no_fitted_detector_is_refused(exported: Exported, tmp_path: Path) -> None:
     detector, export = exported("rda")
-    with pytest.raises(InputError, match="call fit first"):
+    with pytest.raises(InputError, match="Call fit first"):
         export_onnx(quick("adcgan"), tmp_path / "m.onnx")
     with pytest.raises(InputError, match=r"must be a detector\. Got OnnxScorer"):
         export_onnx(load(export.path), tmp_path / "m.onnx")  # type: ignore[arg-type]

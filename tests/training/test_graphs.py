@@ -371,7 +371,7 @@ def test_graphs_are_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(base, "resolve_device", lambda _: torch.device("cuda"))
     ADCGAN().check_cuda_graphs(1)
-    with pytest.raises(InputError, match=r"several processes\. Got True in 2"):
+    with pytest.raises(InputError, match=r"several processes train\. Got True with 2"):
         ADCGAN().check_cuda_graphs(2)
 
 

@@ -1,4 +1,4 @@
-"""Every system, by its name on the command line: networks, steps and score in one file each."""
+"""All detectors, by their names on the command line. Each file holds one system."""
 
 from __future__ import annotations
 
@@ -76,18 +76,21 @@ __all__ = [
 
 
 def load(path: str | Path, device: str = "auto") -> Detector:
-    """Return the detector in the model folder `path`, on `device`.
+    """Load the detector in the model folder `path` onto `device`.
 
     Raises
     ------
     InputError
-        The folder is not a finished model, a file in it was changed, or it is of another version.
+        The folder does not hold a finished model, one of its files was changed, or it was written
+        by an incompatible version.
     """
     folder = Path(path).expanduser()
     if folder.is_file():
-        raise InputError(f"{path} is a file. This takes a model folder, made by 'adcgan fit'.")
+        raise InputError(f"{path} is a file, not a model folder. 'adcgan fit' makes model folders.")
     stored = storage.read(folder)
     for kind in DETECTORS.values():
         if kind.__name__ == stored.config["detector"]:
             return kind.from_stored(stored, device)
-    raise InputError(f"{path} holds a detector this version lacks: {stored.config['detector']!r}.")
+    raise InputError(
+        f"{path} holds a detector that this version does not have: {stored.config['detector']!r}."
+    )

@@ -1,4 +1,4 @@
-"""AD-CGAN: a contrastive GAN, an autoencoder that shares its generator, a critic on latents.
+"""AD-CGAN: a contrastive GAN, an autoencoder that shares its generator, and a latent critic.
 
 L. Rafiee Sevyeri and T. Fevens, "Contrastive Generative Adversarial Network for Anomaly
 Detection". Equation and section numbers are the paper's.
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 
 
 class ADCGAN(Detector):
-    """Contrastive GAN with a shared-weight autoencoder and a latent critic (the paper's method).
+    """The paper's method: a contrastive GAN with a weight-sharing autoencoder and a latent critic.
 
     Examples
     --------
@@ -98,52 +98,53 @@ class ADCGAN(Detector):
     latent_dim: int | None = setting(
         None,
         maybe(whole(1)),
-        "Size z of the latent; None is 100, and 200 from 64 px on.",
+        "Dimension z of the latent. None means 100, or 200 for images of 64 px and more.",
     )
     width: float = width_setting(1.0)
     batch_size: int = batch_size_setting(32)
-    warmup_epochs: int = setting(5, whole(0), "Passes over the images with the autoencoder alone.")
-    epochs: int = setting(15, whole(1), "Passes over the images with all networks together.")
+    warmup_epochs: int = setting(
+        5, whole(0), "Passes over the images that train only the autoencoder."
+    )
+    epochs: int = setting(15, whole(1), "Passes over the images that train all networks.")
     min_steps: int = setting(
         2500,
         whole(0),
-        "Both phases are lengthened in proportion until they have this many steps; 0 never.",
+        "Minimum total number of steps; both phases are lengthened in proportion to reach it.",
     )
-    lr: float = learning_rate_setting(3e-4, "critic, generator and D_z")
+    lr: float = learning_rate_setting(3e-4, "the critic, the generator and D_z")
     lr_autoencoder: float = learning_rate_setting(2e-4, "the autoencoder")
-    alpha: float = setting(
-        0.3, real(0), "Weight of the contrastive loss for the generator (Eq. 2)."
-    )
-    beta: float = setting(0.3, real(0), "Weight of the contrastive loss for the critic (Eq. 2).")
-    critic_steps: int = setting(1, whole(1), "Critic updates a step.")
+    alpha: float = setting(0.3, real(0), "Weight of the generator's contrastive loss (Eq. 2).")
+    beta: float = setting(0.3, real(0), "Weight of the critic's contrastive loss (Eq. 2).")
+    critic_steps: int = setting(1, whole(1), "Critic updates per step.")
     negatives: Literal["batch", "self", "all"] = setting(
         "batch",
         one_of(*NEGATIVES),
-        'Negatives of the contrastive loss (Eq. 1). "self" has a constant map as its optimum.',
+        'Negatives of the contrastive loss (Eq. 1). A constant map minimises the loss with "self".',
     )
     latent: Literal["pair", "single", "none"] = setting(
         "pair",
         one_of(*LATENT_KINDS, "none"),
-        "Whether D_z judges pairs of latents (Eq. 3 as written), single ones, or is left out.",
+        'Input of D_z: "pair" judges pairs of latents (Eq. 3 as written), "single" judges single '
+        'latents, "none" leaves D_z out.',
     )
-    dropout: float = setting(0.2, real(0, 1, below=True), "Dropout in encoder and critic.")
+    dropout: float = setting(0.2, real(0, 1, below=True), "Dropout in the encoder and the critic.")
     batch_statistics: Literal["recomputed", "running"] = setting(
         "recomputed",
         one_of("recomputed", "running"),
-        "BatchNorm in scoring: its statistics recomputed on training images after the last "
-        "step, or the running averages of training, which mix generated and reconstructed images.",
+        'BatchNorm statistics for scoring: "recomputed" on training images after the last step, or '
+        'the "running" averages from training, which mix generated and reconstructed images.',
     )
     lam: float = setting(0.1, real(0, 1), "λ of the normality score (Eq. 4).")
     rho: float = setting(0.5, real(0, 1), "ρ of the normality score (Eq. 4).")
     reduction: Literal["sum", "mean"] = setting(
-        "sum", one_of("sum", "mean"), "Over pixels and features in the score."
+        "sum", one_of("sum", "mean"), "How the score reduces over pixels and features."
     )
     normalise: Literal["none", "validation"] = setting(
         "none",
         one_of("none", "validation"),
-        '"validation" puts each component on the scale of held-out normal images before weighing.',
+        '"validation" standardises each component on held-out normal images before weighting.',
     )
-    n_latents: int = setting(16, whole(1), "Fixed draws of z that L_FL (Eq. 5) is averaged over.")
+    n_latents: int = setting(16, whole(1), "Fixed draws of z over which L_FL (Eq. 5) is averaged.")
     precision: str = precision_setting()
 
     def make_model(self, shape: Shape) -> ADCGANModel:
@@ -152,7 +153,7 @@ class ADCGAN(Detector):
 
 
 class ADCGANModel(Model):
-    """E, G, the critic and D_z, each once: the autoencoder's decoder is G itself (Table 2)."""
+    """E, G, the critic and D_z. The autoencoder's decoder is G itself (Table 2)."""
 
     encoded_draws: Tensor  # E(G(z)) of D_z's draws (K, z)
 
@@ -165,7 +166,7 @@ class ADCGANModel(Model):
         self.encoder = Encoder(channels, size, z, width=scale, dropout=dropout)
         self.generator = Generator(channels, size, z, width=scale)
         self.critic = Critic(channels, size, width=scale, dropout=dropout)
-        # Their own generator, so that their number changes nothing else.
+        # A separate generator, so that the number of draws changes nothing else.
         rng = torch.Generator().manual_seed(settings.random_state)
         draws = torch.randn(settings.n_latents, z, generator=rng)
         self.latent_critic = (
@@ -177,7 +178,7 @@ class ADCGANModel(Model):
         parts = ["discrimination", "residual", "encoded", "latent"]
         if settings.normalise == "validation":
             self.scale = ComponentScale(*parts[: 3 if self.latent_critic is None else 4])
-        # On CPUs and on tensor cores convolutions are fastest with the channels innermost.
+        # Convolutions are fastest in channels-last layout, on CPUs and on tensor cores.
         channels_last(self)
 
     # -- normality score (section 2.2) ---------------------------------------------------------
@@ -198,7 +199,7 @@ class ADCGANModel(Model):
         return Scored(components, self._map(x, x_hat, f_x, f_x_hat), x_hat)
 
     def _latent_component(self, judge: LatentCritic, e_x: Tensor) -> Tensor:
-        """Return L_FL (B,) of Eq. 5, averaged over the model's own draws of z."""
+        """Return L_FL (B,) of Eq. 5, averaged over the model's fixed draws of z."""
         assert self.settings.latent != "none"
         z = judge.draws
         generated, image = latent_scoring_inputs(self.settings.latent, z, self.encoded_draws, e_x)
@@ -206,7 +207,7 @@ class ADCGANModel(Model):
         return latent_loss(judge(generated).sigmoid(), p_image)
 
     def _map(self, x: Tensor, x_hat: Tensor, f_x: Tensor, f_x_hat: Tensor) -> Tensor:
-        """Return the pixels' share of L_GR plus that of L_GD, weighed as in Eq. 4, smoothed."""
+        """Return each pixel's contribution to L_GR and L_GD, weighted as in Eq. 4, smoothed."""
         lam = self.settings.lam
         residual = (x - x_hat).abs().sum(1)
         features = (f_x - f_x_hat).abs().sum(1, keepdim=True)
@@ -226,14 +227,14 @@ class ADCGANModel(Model):
         return components if self.scale is None else self.scale(components)
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Keep E(G(z)) of D_z's draws."""
+        """Store E(G(z)) for D_z's draws."""
         del images, split, progress
         if self.latent_critic is not None:
             with torch.no_grad():
                 self.encoded_draws = self.encoder(self.generator(self.latent_critic.draws))
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        """Return G(z) (n, C, H, W) in [0, 1] for `n` latents drawn with `rng`."""
         x: Tensor = self.generator(torch.randn(n, self.latent_dim, generator=rng).to(self.device))
         return x
 
@@ -265,7 +266,7 @@ class ADCGANModel(Model):
         )
 
     def _step_counts(self, n_train: int) -> tuple[int, int]:
-        """Return the steps of both phases, lengthened in proportion to reach `min_steps`."""
+        """Return the number of steps of each phase, scaled up to reach `min_steps` in total."""
         settings = self.settings
         per_epoch = n_train // min(settings.batch_size, n_train)
         warmup, joint = settings.warmup_epochs * per_epoch, settings.epochs * per_epoch
@@ -274,7 +275,7 @@ class ADCGANModel(Model):
 
 
 class _Steps:
-    """One training step of each phase. A step's order: critic, generator, D_z, autoencoder."""
+    """The training step of each phase. A joint step updates critic, generator, D_z, autoencoder."""
 
     def __init__(self, model: ADCGANModel, optimizers: Optimizers) -> None:
         self.settings, self.latent_dim = model.settings, model.latent_dim
@@ -287,11 +288,11 @@ class _Steps:
         self.update = optimizers.update
 
     def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        """Return latents (B, z) from the standard normal distribution."""
+        """Draw latents (B, z) from the standard normal distribution."""
         return torch.randn(len(like), self.latent_dim, device=like.device, generator=rng)
 
     def warm_up(self, x: Tensor, rng: torch.Generator) -> None:
-        """Train the autoencoder alone on L_AE."""
+        """Train only the autoencoder, on L_AE."""
         del rng
         with self.encoder_norms.shared():
             x_hat = self.generator(self.encoder(x))
@@ -319,14 +320,14 @@ class _Steps:
         self.update("autoencoder", losses)
 
     def _critic_steps(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Train the critic and φ: Eq. 6 on pairs, and Eq. 1 on the features of real images.
+        """Train the critic and φ: Eq. 6 on pairs and Eq. 1 on the features of real images.
 
-        Returns the last z and G(z), with the graph that the generator's step goes back through.
+        Returns the last z and G(z), with the graph through which the generator step backpropagates.
         """
         for _ in range(self.settings.critic_steps):
             z = self._noise(x, rng)
             fake = self.generator(z)
-            # Real and generated images are judged by the same weights: one spectral norm for both.
+            # The same weights judge real and generated images: compute the spectral norm once.
             with self.critic_norms.shared():
                 on_real, fake_logits = self.critic.compare(x, fake.detach())
                 query = self.critic.project(on_real.global_)
@@ -341,7 +342,7 @@ class _Steps:
         return z, fake
 
     def _generator_step(self, x: Tensor, fake: Tensor) -> None:
-        """Train the generator: Eq. 6 on pairs, and Eq. 1 on the features of generated images."""
+        """Train the generator: Eq. 6 on pairs and Eq. 1 on the features of generated images."""
         with frozen(self.critic), self.critic_norms.shared():
             with torch.no_grad():
                 on_real = self.critic(x)
@@ -357,14 +358,14 @@ class _Steps:
         )
 
     def scoring_pass(self, x: Tensor) -> None:
-        """Put images through E, G and the critic as the score does."""
+        """Pass images through E, G and the critic as scoring does."""
         x_hat = self.generator(self.encoder(x))
         for seen in (x, x_hat):
             self.critic(seen)
         self.encoder(x_hat)
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures on held-out images: reconstruction, and the generator's diversity."""
+        """Return figures on held-out images: reconstruction error and the generator's diversity."""
         made = self.generator(self._noise(x, rng))
         reconstructed = self.generator(self.encoder(x))
         return reconstruction_figures(x, reconstructed) | diversity_figures(x, made)

@@ -1,4 +1,4 @@
-"""The interface that every detector has: PyOD's methods on scikit-learn's contract."""
+"""The interface of all detectors: PyOD's methods on scikit-learn's estimator contract."""
 
 from __future__ import annotations
 
@@ -55,35 +55,35 @@ GENERATED_TOGETHER = 64
 
 
 class NotFittedError(InputError, sklearn.exceptions.NotFittedError):  # type: ignore[misc]
-    """A detector was asked for what only a fitted one knows."""
+    """Raised when an unfitted detector is used for something that needs a fitted one."""
 
 
 class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
-    """Learns normal images; gives every image a score, higher = more anomalous.
+    """Learns from normal images and scores any image; a higher score is more anomalous.
 
-    Everything a user calls is here and in `adcgan.scoring.Scorer`, which scores. The mathematics
-    of a system is in its `Model`, which `make_model` makes.
+    All public methods are here and in `adcgan.scoring.Scorer`, which does the scoring. The
+    mathematics of a system is in its `Model`, which `make_model` builds.
 
-    Images are given as a folder, an .npy or .npz file, a uint8 array (n, H, W) or (n, H, W, C), a
-    list of paths, arrays or PIL images, or an `adcgan.ImageSet`.
+    Images can be a folder, an .npy or .npz file, a uint8 array (n, H, W) or (n, H, W, C), a list of
+    paths, arrays or PIL images, or an `adcgan.ImageSet`.
 
     Attributes
     ----------
     model_ : Model
-        What was learned.
+        The fitted model.
     decision_scores_, labels_ : ndarray (n,)
-        Scores of, and verdicts on, the images given to ``fit``.
+        Scores and verdicts for the images passed to ``fit``.
 
-    The others are those of `Scorer`.
+    For the other attributes, see `Scorer`.
     """
 
-    # What a class says of its system. A name on the command line; the league of its results, ""
-    # where it learns from the normal images alone; the extra it needs, and its packages; why it
-    # cannot be exported, where it cannot; whether a training step reads nothing back and decides
-    # nothing on the way but by its place in its `Phase`, so that it can be captured; whether its
-    # training length is its own, not epochs of the paper; whether it computes on the CPU whatever
-    # `device` says; whether precision="auto" trains it in bf16 on CPUs that are fast in it; whether
-    # `adcgan.compare` tries it without being told to.
+    # Facts about the system, in this order: its name on the command line; the league of its
+    # results, "" if it learns from normal images alone; the extra it needs and that extra's
+    # packages; why it cannot be exported, if it cannot; whether its training steps can be captured,
+    # that is, read nothing back and branch only on their position in the `Phase`; whether its
+    # training length is its own rather than the paper's epochs; whether it always runs on the CPU,
+    # whatever `device` says; whether precision="auto" trains it in bf16 on CPUs with fast bf16;
+    # whether `adcgan.compare` tries it by default.
     name: ClassVar[str]
     league: ClassVar[str] = ""
     extra: ClassVar[str] = ""
@@ -95,24 +95,24 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     bf16_on_cpus: ClassVar[bool] = False
     candidate: ClassVar[bool] = False
 
-    # What scikit-learn up to 1.7 asks, and below what it has asked since 1.6.
+    # scikit-learn up to 1.7 reads this; from 1.6 on it reads __sklearn_tags__ below.
     _estimator_type: ClassVar[str] = "outlier_detector"
 
     image_size: int | None = setting(
         None,
         maybe(whole(MIN_SIZE, MAX_SIZE)),
-        f"Side in pixels, {MIN_SIZE} to {MAX_SIZE}; None takes 64 for folders and lists, and "
-        "the arrays' own size.",
+        f"Side of the images in pixels, {MIN_SIZE} to {MAX_SIZE}. None means 64 for folders and "
+        "lists, and the original size for arrays.",
     )
     resize: str = setting(
         "squash",
         one_of(*(way for way in RESIZES if way != "keep")),
-        'How photographs become square: "squash", "crop" or "pad".',
+        'How images are made square: "squash", "crop" or "pad".',
     )
     validation_fraction: float = setting(
         0.1,
         real(0, 1, above=True, below=True),
-        "Share of the images held out for monitoring and calibration.",
+        "Fraction of the images held out for monitoring and calibration.",
     )
     fpr: float = setting(
         0.01,
@@ -122,17 +122,17 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     contamination: float | None = setting(
         None,
         maybe(real(0, 0.5, above=True)),
-        "If given, PyOD's rule sets the threshold instead: this share of the images given to "
-        "``fit`` is called anomalous.",
+        "If set, the threshold follows PyOD's rule instead: this fraction of the images passed to "
+        "``fit`` is labelled anomalous.",
     )
-    device: str = setting("auto", text, '"auto", "cpu", "cuda", "cuda:1", "mps".')
-    random_state: int = setting(0, whole(0, 2**32 - 1), "Seed of everything random.")
+    device: str = setting("auto", text, 'Device: "auto", "cpu", "cuda", "cuda:1" or "mps".')
+    random_state: int = setting(0, whole(0, 2**32 - 1), "Seed of all randomness.")
 
     @abstractmethod
     def make_model(self, shape: Shape) -> Model:
-        """Return the untrained model for images of `shape` (C, H, W), with these settings.
+        """Build the untrained model for images of `shape` (C, H, W), with these settings.
 
-        Its weights are drawn from torch's random numbers, which the caller has seeded.
+        Weights are drawn from torch's global generator, which the caller has seeded.
         """
 
     def __sklearn_tags__(self) -> Any:
@@ -159,26 +159,26 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         Parameters
         ----------
         X : images
-            Normal images; see the class. At least 3. What cannot be read is left out, with a
-            warning unless `X` is an image set, which says so itself.
+            At least 3 normal images, in any of the forms that the class accepts. Unreadable images
+            are skipped with a warning; an image set has already given its own.
         y : ignored
-            Accepted for scikit-learn's sake. No label is ever looked at.
+            Accepted for compatibility with scikit-learn. Labels are never used.
         run_dir : path, optional
-            Folder for the run's record, checkpoints and, at the end, the model.
+            Folder for the run's records, its checkpoints and the finished model.
         resume : bool
-            Go on from the checkpoint in `run_dir`, or start if there is none.
+            Resume from the checkpoint in `run_dir`, or start a new run if there is none.
         checkpoint_every : int
-            Steps between checkpoints.
+            Number of steps between checkpoints.
         trackers : sequence of str
-            Experiment trackers: "tensorboard", "wandb", "mlflow". They need `run_dir`, and write
-            into it (`adcgan.training.trackers`).
+            Experiment trackers: "tensorboard", "wandb", "mlflow". They require `run_dir` and write
+            to it (see `adcgan.training.trackers`).
         progress : Progress, optional
-            Where progress is reported; a bar when standard error is a terminal.
+            Where to report progress. By default, a progress bar if standard error is a terminal.
         cuda_graphs : bool, optional
-            Capture a training step as a CUDA graph and replay it, which spares the device the
-            wait for Python. By default, wherever that can be done: where the detector's steps
-            are `capturable`, on one CUDA device, in one process. The same computation, so that
-            a run may be resumed with another value.
+            Whether to capture a training step as a CUDA graph and replay it, so that the device
+            does not wait for Python. By default this is done wherever possible: if the detector's
+            steps are `capturable`, on a single CUDA device, in a single process. The computation is
+            the same either way, so a run can be resumed with a different value.
 
         Returns
         -------
@@ -187,7 +187,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         Raises
         ------
         InputError
-            A parameter or the images are not as described.
+            A parameter or the images are invalid.
         MissingExtraError
             A package that this detector needs is not installed.
         DivergedError
@@ -218,10 +218,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         progress: Progress | None = None,
         cuda_graphs: bool | None = None,
     ) -> Iterator[None]:
-        """Do what ``fit`` does, one training step for each item that is asked for.
+        """Fit like ``fit``, but as an iterator that trains one step per item.
 
-        So that several detectors can be trained in turn, in one process. Each ends as it would
-        alone: between two items nothing is left set that another would compute differently by.
+        Several detectors can thus be trained in turns in one process, each with the same result as
+        alone: no global state that affects computation is left changed between items.
 
         Parameters
         ----------
@@ -231,17 +231,19 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         Yields
         ------
         None
-            After every training step. The detector is fitted when no item is left.
+            After every training step. The detector is fitted once the iterator is exhausted.
 
         Raises
         ------
         InputError, MissingExtraError, DivergedError
-            As ``fit`` does, once an item is asked for.
+            As for ``fit``, but when items are consumed.
         """
         self.check_parameters()
         self.check_packages()
         if resume and run_dir is None:
-            raise InputError("The 'resume' parameter needs 'run_dir', the run to go on with.")
+            raise InputError(
+                "The 'resume' parameter needs 'run_dir', the folder of the run to resume."
+            )
         folder = None if run_dir is None else Path(run_dir).expanduser()
         images = load_images(X, image_size=self.image_size, resize=self.resize, cache=True)
         if images is not X:
@@ -290,7 +292,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def check_packages(self) -> None:
-        """Raise `MissingExtraError` if a package that this detector needs is missing."""
+        """Raise `MissingExtraError` if a required package is missing."""
         if any(find_spec(package) is None for package in self.packages):
             raise MissingExtraError(
                 f"{self.system} needs {' and '.join(self.packages)}: "
@@ -298,29 +300,29 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             )
 
     def check_cuda_graphs(self, processes: int = 1) -> None:
-        """Raise `InputError` if ``fit`` cannot use CUDA graphs, here in so many processes."""
+        """Raise `InputError` if ``fit`` cannot use CUDA graphs on this machine in `processes`."""
         refused = "The 'cuda_graphs' parameter must be False"
         if not self.capturable:
             raise InputError(f"{refused} for {self.system}: its steps cannot be captured.")
         device = resolve_device(self.device)
         if device.type != "cuda":
             raise InputError(
-                f"{refused} where training is not on a CUDA device. Got True on {str(device)!r}."
+                f"{refused} unless training runs on a CUDA device. Got True on {str(device)!r}."
             )
         if processes > 1:
             raise InputError(
-                f"{refused} in training by several processes. Got True in {processes}."
+                f"{refused} when several processes train. Got True with {processes} processes."
             )
 
     def _can_capture(self, accelerator: Accelerator) -> bool:
-        """Say whether steps can be captured as CUDA graphs."""
+        """Return whether training steps can be captured as CUDA graphs."""
         on_cuda = accelerator.device.type == "cuda"
         return self.capturable and on_cuda and accelerator.num_processes == 1
 
     def fit_cost(self, images: ImageSet, *, cuda_graphs: bool | None = None) -> FitCost | None:
-        """Return what ``fit`` on `images` would cost on this machine, here and at other widths.
+        """Estimate the cost of ``fit`` on `images` on this machine, at this and other widths.
 
-        `cuda_graphs` as in ``fit``. None for systems that train no networks.
+        `cuda_graphs` is as in ``fit``. Returns None for systems that train no networks.
         """
         self.check_parameters()
         accelerator = self._accelerator(None, ())
@@ -336,10 +338,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         return estimate(recipe, images.shape, scaled=scaled, cuda_graphs=graphs)
 
     def fit_memory(self, images: ImageSet, *, cuda_graphs: bool | None = None) -> int | None:
-        """Return the bytes of its CUDA device that ``fit`` on `images` will take, without them.
+        """Return the CUDA memory in bytes that ``fit`` on `images` needs, excluding the images.
 
-        Measured by a few captured steps. `cuda_graphs` as in ``fit``. None where steps are not
-        captured.
+        Measured over a few captured steps. `cuda_graphs` is as in ``fit``. Returns None if steps
+        are not captured.
         """
         self.check_parameters()
         accelerator = self._accelerator(None, ())
@@ -350,11 +352,11 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         with random_state_kept():
             model: Model = clone(self).make_model(images.shape).to(accelerator.device)
             recipe = model.recipe(n_train, accelerator)
-            assert recipe is not None, "what can be captured is trained"
+            assert recipe is not None, "a capturable system has a recipe"
             return memory_of_steps(recipe, images.shape)
 
     def _accelerator(self, folder: Path | None, trackers: Sequence[str]) -> Accelerator:
-        """Return device, precision and processes of a run."""
+        """Return an accelerator with the device, precision and processes of a run."""
         precision = self.get_params().get("precision", "float32")
         return make_accelerator(
             self.device,
@@ -367,12 +369,12 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     def _check_enough(self, images: ImageSet) -> None:
         if len(images) < MINIMUM_IMAGES:
             raise InputError(
-                f"{self.system} needs at least {MINIMUM_IMAGES} readable images to learn "
-                f"from: some to train on and some held out. Got {len(images)} in {images.source}."
+                f"{self.system} needs at least {MINIMUM_IMAGES} readable images: "
+                f"some to train on, some to hold out. Got {len(images)} in {images.source}."
             )
 
     def _settings(self, images: ImageSet) -> dict[str, Any]:
-        """Return what must not change when a run is resumed."""
+        """Return the settings that must stay the same when a run is resumed."""
         settings = {key: value for key, value in self.get_params().items() if key != "device"}
         data = {"images": len(images), "shape": list(images.shape)}
         return {
@@ -383,10 +385,10 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         }
 
     def _new_model(self, shape: Shape, device: str | None = None) -> Model:
-        """Return an untrained model with weights that `random_state` alone decides."""
+        """Return an untrained model, its weights determined by `random_state` alone."""
         with random_state_kept():
             torch.manual_seed(self.random_state)
-            # With settings of its own, which stay as they are now.
+            # The model gets its own copy of the settings, which later changes do not affect.
             model: Model = clone(self).make_model(shape)
         return model.to(resolve_device(device or self.device) if not self.on_cpu else "cpu").eval()
 
@@ -397,9 +399,9 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         scaling: NDArray[np.int64],
         session: Session,
     ) -> Iterator[None]:
-        """Train on the images at `split.train`, watched by those at `split.held_out`.
+        """Train on the images at `split.train`, monitored on those at `split.held_out`.
 
-        Rules and scales are learned from those at `scaling` alone.
+        Decision rules and scales are fitted on the images at `scaling` alone.
         """
         model, accelerator = self.model_, session.accelerator
         where = model.device
@@ -414,7 +416,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             model.scale.measure(self.components_of(images, scaling))
 
     def _calibrate(self, images: Images, calibration: NDArray[np.int64]) -> None:
-        """Set the threshold from held-out normal images, or by PyOD's rule from all of them."""
+        """Set the threshold from held-out normal images, or from all images by PyOD's rule."""
         passes = list(self._watched_passes(images, calibration))
         components = {
             name: np.concatenate([found[name] for found, _ in passes]) for name in passes[0][0]
@@ -434,7 +436,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     def _watched_passes(
         self, images: Images, index: NDArray[np.int64]
     ) -> Iterator[tuple[Components, NDArray[np.float64] | None]]:
-        """Yield components and largest map values of images at `index`, batch by batch."""
+        """Yield the components and map maxima of the images at `index`, batch by batch."""
         for scored in self.passes(images, index, terminal_progress()):
             heat = scored.anomaly_map
             yield (
@@ -446,21 +448,21 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
 
     @property
     def backend(self) -> Model:
-        """The model that scores."""
+        """The fitted model."""
         self._check_fitted()
         return self.model_
 
     @property
     def system(self) -> str:
-        """The class by name."""
+        """Name of the class."""
         return type(self).__name__
 
     @property
     def decision_scores_(self) -> NDArray[np.float64]:
-        """Scores (n,) of the images given to ``fit``, computed when first asked for."""
+        """Scores (n,) of the images passed to ``fit``, computed on first access."""
         if "_training_images" not in self.__dict__:
             raise AttributeError(
-                "decision_scores_ needs the images given to fit; a loaded model has none."
+                "decision_scores_ needs the images passed to fit, which loaded models do not have."
             )
         if "_decision_scores" not in self.__dict__:
             images = self._training_images
@@ -471,38 +473,39 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
 
     @property
     def labels_(self) -> NDArray[np.int64]:
-        """Verdicts (n,) on the images given to ``fit``."""
+        """Verdicts (n,) on the images passed to ``fit``."""
         return self.verdict().anomalous(self.decision_scores_)
 
     def generate(self, n: int = 16, *, seed: int = 0) -> NDArray[np.float32]:
-        """Return images that the generator makes of random latents: what it takes for normal.
+        """Generate images from random latents: samples of what the model considers normal.
 
-        They are made as in training: batch normalisation takes its statistics from 64 of them at
-        a time. What scores an image has other statistics, those of reconstructions.
+        They are generated as in training: batch normalisation uses the statistics of 64 of them at
+        a time. Scoring uses different statistics, those of reconstructions.
 
         Parameters
         ----------
         n : int, 16
-            How many.
+            Number of images.
         seed : int, 0
-            Of the latents; the same one gives the same images, the first of them for a smaller n.
+            Seed of the latents. The same seed gives the same images; a smaller n gives the first
+            ones.
 
         Returns
         -------
         ndarray of shape (n, H, W, C), float32
-            In [0, 1].
+            Images in [0, 1].
 
         Raises
         ------
         InputError
-            The detector has no generator or has learned nothing yet, or a parameter is wrong.
+            The detector has no generator or is not fitted, or a parameter is invalid.
         """
         self._check_fitted()
         rules = {"n": whole(1), "seed": whole(0, 2**32 - 1)}
         check(f"{self.system}.generate", {"n": n, "seed": seed}, rules)
         if type(self.model_).sample is Model.sample:
             raise InputError(f"{self.system} has no generator.")
-        # A copy, as training mode changes the running statistics.
+        # Use a copy: training mode changes the running statistics.
         model = deepcopy(self.model_).train()
         rng = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -514,23 +517,24 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "image_shape_"):
-            raise NotFittedError(f"This {self.system} has learned nothing yet; call fit first.")
+            raise NotFittedError(f"This {self.system} is not fitted yet. Call fit first.")
 
     def _repr_html_(self) -> str | None:
-        """Return what notebooks show, None where scikit-learn is set to show text."""
+        """Return HTML for notebooks, or None if scikit-learn's display is set to text."""
         return None if get_config()["display"] == "text" else html_of(self)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        """Return the same for notebooks that ask for several forms at once."""
+        """Return the same for front ends that request several formats at once."""
         html = self._repr_html_()
         return {"text/plain": repr(self)} | ({} if html is None else {"text/html": html})
 
     # -- saving --------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the model folder `path`: config, weights, calibration, a manifest of hashes.
+        """Save the model to the folder `path`: config, weights, calibration, a manifest of hashes.
 
-        With them a README.md, the model's card, unless one that is not a card stands there.
+        Also writes the model card as README.md, unless the folder has a README.md that is not a
+        model card.
         """
         self._check_fitted()
         calibration = {
@@ -553,13 +557,13 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         storage.write(Path(path).expanduser(), config, calibration, state, card)
 
     def card(self) -> ModelCard:
-        """Return the facts of the model's card."""
+        """Return the facts for the model card."""
         self._check_fitted()
         return card_of(self, self._provenance)
 
     @classmethod
     def from_stored(cls, stored: storage.Stored, device: str = "auto") -> Self:
-        """Return the detector that was stored, on `device`."""
+        """Create the detector from a stored model, on `device`."""
         detector = cls(**{**stored.config["parameters"], "device": device})
         detector._restore(stored)
         return detector
@@ -571,14 +575,14 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
         return twin
 
     def _restore(self, stored: storage.Stored) -> None:
-        """Take over what `save` stored."""
+        """Restore the state that `save` stored."""
         channels, height, width = stored.config["image_shape"]
         self.image_shape_ = (channels, height, width)
         self.resized_ = stored.config["resized"]
         self.n_train_ = stored.config["n_train"]
         self.n_calibration_ = stored.config["n_calibration"]
         self._provenance = Provenance(
-            # Models that were fitted before it was kept know their version alone.
+            # Models from before provenance was recorded know only their version.
             **stored.config.get("provenance", {"version": stored.config["versions"]["adcgan"]})
         )
         self.calibration_scores_ = np.asarray(stored.calibration["scores"], dtype=np.float64)

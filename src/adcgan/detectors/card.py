@@ -1,4 +1,4 @@
-"""The card of a model: its facts, and the README.md that hubs of models show."""
+"""Model cards: the facts, and the README.md that model hubs display."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model comes from, kept in its ``config.json``.
+    """Where a model comes from, as stored in its ``config.json``.
 
     Attributes
     ----------
     version : str
-        Of adcgan.
+        Version of adcgan.
     source : str or None
-        What a person would call the images, without the folders above the last two of a path;
-        None, like the others, in a model of an earlier version.
+        Name of the images, with only the last two parts of a path. This and the following are None
+        in models of earlier versions.
     n_images, n_skipped : int or None
-        Images that could be read, and that could not.
+        Number of images that could and could not be read.
     date : str or None
-        When training ended, ISO 8601 in UTC.
+        End of training, ISO 8601 in UTC.
     hardware : str or None
-        The name of what it was trained on.
+        Name of the hardware used for training.
     """
 
     version: str
@@ -51,7 +51,7 @@ class Provenance:
 
     @classmethod
     def now(cls, images: ImageSet, device: torch.device) -> Provenance:
-        """Return that of a model that has just learned from `images` on `device`."""
+        """Return the provenance of a model that was just fitted to `images` on `device`."""
         return cls(
             version=__version__,
             source=_public(images.source),
@@ -63,12 +63,12 @@ class Provenance:
 
 
 def _public(source: str) -> str:
-    """Return a path's last two parts: a card is for others, whom users and disks do not concern."""
+    """Return the last two parts of a path, as cards are shared and user names are private."""
     return "/".join(Path(source).parts[-2:]) if os.path.isabs(source) else source
 
 
 def card_of(detector: Detector, known: Provenance) -> ModelCard:
-    """Return the card of a fitted detector."""
+    """Create the card of a fitted detector."""
     return ModelCard(
         detector=detector.system,
         about=detector.about,
@@ -94,33 +94,33 @@ def _parameters(detector: Detector) -> dict[str, Any]:
 
 
 def _limits(detector: Detector) -> list[str]:
-    """Return what a model is not for."""
+    """Return the limits of a model."""
     _, height, width = detector.image_shape_
     found = [
-        f"It has seen {detector.n_train_:,} images and takes them all for normal. It finds what is "
-        "unlike them, whether or not it matters; a defect that was among them, or that changes an "
-        "image less than normal images differ, may pass.",
-        "Scores drift with the camera, lens, light, distance, compression and software: an image "
-        "of a normal part under another camera can score as an anomaly. The budget and the "
-        "p-values hold for images that come from where the held-out ones came from; fit it again "
-        "where that has changed.",
+        f"It was trained on {detector.n_train_:,} images and considers all of them normal. It "
+        "finds anything unlike them, whether or not it matters. It may miss defects that were "
+        "among them and defects smaller than the variation between normal images.",
+        "Scores drift with the camera, lens, lighting, distance, compression and software: an "
+        "image of a normal part from a different camera can score as an anomaly. The budget and "
+        "the p-values hold only for images from the same source as the held-out ones. Fit the "
+        "model again if the source changes.",
     ]
     if detector.resize != "keep" and detector.resized_:
         found.append(
-            f"Photographs become {width}×{height} pixels first. What is not to be seen at that "
-            "size is not found."
+            f"Images are first resized to {width}×{height} pixels. Defects that are not visible at "
+            "that size are missed."
         )
     if detector.resize == "crop":
-        found.append("It sees the centre square of a photograph alone.")
+        found.append("It sees only the central square of an image.")
     if detector.league:
         found.append(
-            f"Its features are those of a network {detector.league}: what that network has not "
-            "learned to tell apart it does not see, and the network's images and licence are not "
-            "this model's."
+            f"Its features come from a network {detector.league}. It misses differences that this "
+            "network has not learned to see. The network's training images and licence are "
+            "separate from this model's."
         )
     found.append(
-        "It is no safety device: where a missed anomaly does harm, measure first how many it "
-        "misses, on labelled images from the place of use."
+        "It is not a safety device. Where a missed anomaly can do harm, first measure how many it "
+        "misses on labelled images from the place of use."
     )
     return found
 
@@ -129,14 +129,14 @@ def _limits(detector: Detector) -> list[str]:
 
 
 def to_markdown(detector: Detector, card: ModelCard) -> str:
-    """Return a card in Markdown, with the front matter that hubs of models read."""
+    """Format a card as Markdown, with the front matter that model hubs read."""
     sections = {
         "What it learned from": _learned_from(card),
         "Settings": _settings(detector, card),
         "How the threshold was set": _threshold(card, detector.fpr),
         "How it was judged": (
-            "When this card was written the model had not been judged on labelled images. "
-            "`adcgan evaluate MODEL DATA --out DIR` judges it; if DIR is this folder, the figures "
+            "This card was written before any evaluation on labelled images. To evaluate the "
+            "model, run `adcgan evaluate MODEL DATA --out DIR`. If DIR is this folder, the results "
             "are in its `metrics.json`."
         ),
         "What it is not for": "\n".join(f"- {limit}" for limit in card.limits),
@@ -161,16 +161,16 @@ def to_markdown(detector: Detector, card: ModelCard) -> str:
 
 def _learned_from(card: ModelCard) -> str:
     channels, height, width = card.image_shape
-    size = "their own size" if card.resize == "keep" else f"{width}×{height} pixels"
+    size = "original size" if card.resize == "keep" else f"{width}×{height} pixels"
     read = "not recorded"
     if card.n_images is not None:
-        read = f"{card.n_images:,} read, {card.n_skipped:,} unreadable and left out"
+        read = f"{card.n_images:,} read, {card.n_skipped:,} unreadable and skipped"
     return _table(
         {
             "source": _code(card.source) if card.source else "not recorded",
             "images": read,
             "trained on": f"{card.n_train:,}",
-            "threshold from": f"{card.n_calibration:,} held-out ones",
+            "threshold from": f"{card.n_calibration:,} held-out images",
             "size": f"{size}, {'grey' if channels == 1 else 'colour'} (`resize` is {card.resize})",
         }
     )
@@ -190,14 +190,14 @@ def _threshold(card: ModelCard, asked: float) -> str:
     above = f"An image is anomalous when its score is above {card.threshold:.6g}."
     if card.fpr is None:
         return (
-            f"{above} By PyOD's rule: a share of {card.parameters['contamination']:g} of the "
-            "images given to `fit` scores higher."
+            f"{above} The threshold follows PyOD's rule: a fraction of "
+            f"{card.parameters['contamination']:g} of the images passed to `fit` scores higher."
         )
     least = smallest_budget(card.n_calibration)
     return (
-        f"{above} A share of at most {card.fpr:.3g} of new normal images is expected to be, by the "
-        f"scores of {card.n_calibration:,} held-out normal images. The budget asked for was "
-        f"{asked:g}; so many images support none below {least:.3g}."
+        f"{above} At most a fraction of {card.fpr:.3g} of new normal images is expected to score "
+        f"higher, judging by {card.n_calibration:,} held-out normal images. The requested budget "
+        f"was {asked:g}; with that many images, the smallest possible budget is {least:.3g}."
     )
 
 
@@ -207,12 +207,12 @@ def _table(rows: dict[str, str]) -> str:
 
 
 def _code(text: str) -> str:
-    """Return text in backticks, for a cell of a table."""
+    """Wrap text in backticks, for a table cell."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, space = "`" * (longest + 1), " " * bool(longest)
     return f"{fence}{space}{_cell(text)}{space}{fence}"
 
 
 def _cell(text: str) -> str:
-    """Return text as it stands in a table: in one line, without what would end the cell."""
+    """Escape text for a table cell: on one line, with pipes escaped."""
     return " ".join(text.split()).replace("|", "\\|")

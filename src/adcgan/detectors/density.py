@@ -12,22 +12,21 @@ from torch import Tensor
 def gaussian_whitening(
     features: NDArray[np.floating], least: float = 1e-7
 ) -> tuple[Tensor, Tensor]:
-    """Fit a Gaussian with Ledoit and Wolf's shrunk covariance.
+    """Fit a Gaussian with the Ledoit–Wolf shrinkage covariance.
 
     Parameters
     ----------
     features : ndarray (n, F)
-        Of training images, n ≥ 2.
+        Features of training images, n ≥ 2.
     least : float
-        Variances count as no less than this share of the largest. In float32 nothing below 1e-7
-        can be told from rounding, which whitening amplifies.
+        Lower bound on variances, as a fraction of the largest. In float32, anything below 1e-7 is
+        indistinguishable from rounding, which whitening would amplify.
 
     Returns
     -------
     mean : Tensor of float32 (F,)
     whitening : Tensor of float32 (F, F)
-        W with WWᵀ the inverse of the covariance. Where a feature never varies, its variance
-        counts as 1.
+        W such that WWᵀ is the inverse of the covariance. Constant features get variance 1.
     """
     exact = np.asarray(features, dtype=np.float64)
     varied = exact.std(0) > 0
@@ -46,44 +45,45 @@ def mahalanobis_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> T
 
 
 def neighbour_distance(features: Tensor, reference: Tensor, k: int) -> Tensor:
-    """Return the mean cosine distance (B,) of features (B, F) from the `k` nearest of `reference`.
+    """Return the mean cosine distance (B,) of features (B, F) to their `k` nearest references.
 
     Parameters
     ----------
     features : Tensor of shape (B, F)
-        Of length 1.
+        Unit vectors.
     reference : Tensor of shape (n, F)
-        Features of training images, n ≥ k, of length 1.
+        Unit features of training images, n ≥ k.
     k : int
 
     Returns
     -------
     Tensor of shape (B,)
-        From 0, for the same direction as k training images, to 2.
+        From 0, for k training images with the same direction, to 2.
     """
     similarity = features @ reference.T
     return 1 - similarity.topk(k, dim=1).values.mean(1)
 
 
 def greedy_coreset(features: Tensor, n: int, rng: torch.Generator, dim: int = 48) -> Tensor:
-    """Return which `n` features stand for all: each next one the farthest from those before it.
+    """Return a coreset of `n` features, each the farthest from those chosen before it.
 
-    The greedy k-centre of Roth et al. (2022), "Towards total recall in industrial anomaly
-    detection", equation 5: distances are taken in a random projection, which hardly changes them.
+    The greedy k-centre selection of Roth et al. (2022), "Towards total recall in industrial anomaly
+    detection", equation 5. Distances are computed in a random projection, which nearly preserves
+    them.
 
     Parameters
     ----------
     features : Tensor of shape (m, F)
     n : int
     rng : torch.Generator
-        On the CPU. Draws the projection and the first feature.
+        Generator on the CPU for the projection and the first feature.
     dim : int
         Dimensions of the projection.
 
     Returns
     -------
     Tensor of int64, shape (n,), or (m,) if there are fewer
-        Ascending.
+        Indices in ascending order.
     """
     if n >= len(features):
         return torch.arange(len(features), device=features.device)
@@ -96,7 +96,7 @@ def greedy_coreset(features: Tensor, n: int, rng: torch.Generator, dim: int = 48
         last = chosen[-1]
         squared = torch.addmv(lengths, places, places[last], alpha=-2).add_(lengths[last])
         torch.minimum(nearest, squared, out=nearest)
-        # Rounding may leave what was chosen at more than nothing from itself.
+        # Rounding may give a chosen feature a positive distance from itself.
         nearest[last] = -torch.inf
         chosen.append(int(nearest.argmax()))
     return torch.tensor(chosen, device=features.device).sort().values

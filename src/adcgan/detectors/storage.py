@@ -1,4 +1,4 @@
-"""The model folder: JSON and safetensors, checked by hash, never pickled."""
+"""The model folder: JSON and safetensors files, verified by hash, never pickled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adcgan.training.runlog import STATS_FILE, read_rows, versions
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "weights.safetensors", "calibration.json"
 MANIFEST = "manifest.json"
 CARD = "README.md"
-# A card begins so; a README.md that does not is someone's own.
+# Every card starts with this; any other README.md is the user's own.
 CARD_HEAD = "---\nlibrary_name: adcgan\n"
 FORMAT = 2
 
@@ -41,19 +41,21 @@ def write(
     state: Mapping[str, Tensor],
     card: str,
 ) -> None:
-    """Write a model folder. The manifest goes first and comes last: without it there is no model.
+    """Write a model folder.
+
+    The manifest is deleted first and written last; without it, the folder is not a finished model.
 
     Parameters
     ----------
     folder : Path
-        Created if it is not there.
+        Folder to write to, created if necessary.
     config, calibration : mapping
-        JSON values.
+        JSON-compatible values.
     state : mapping of str to Tensor
         Weights and other learned tensors.
     card : str
-        For README.md, which stays as it is where it is someone's own. No hash is kept of it: it is
-        for people to add to.
+        Text for README.md, which is not overwritten if it is the user's own. Its hash is not
+        recorded, so that people can edit it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -70,18 +72,18 @@ def write(
 
 
 def is_finished(folder: Path) -> bool:
-    """Say whether `folder` holds a model that was written to its end."""
+    """Return whether `folder` holds a completely written model."""
     return (folder / MANIFEST).is_file()
 
 
 def read(folder: Path) -> Stored:
-    """Read a model folder whose files are all as they were written.
+    """Read a model folder and verify that its files are unchanged.
 
     Raises
     ------
     InputError
-        It is no model folder, a file is missing or changed (the message names it), or the format
-        is of a later version.
+        The folder is not a model folder, a file is missing or changed (the message names it), or
+        the format is that of another version.
     """
     if not is_finished(folder):
         raise InputError(
@@ -93,15 +95,17 @@ def read(folder: Path) -> Stored:
     for name in {CONFIG, WEIGHTS, CALIBRATION} | set(hashes):
         path = folder / name
         if not path.is_file():
-            raise InputError(f"The model folder {folder} lacks {name}.")
+            raise InputError(f"{name} is missing from the model folder {folder}.")
         if _hash(path) != hashes.get(name):
-            raise InputError(f"{path} was changed or damaged: its SHA-256 is not the manifest's.")
+            raise InputError(
+                f"{path} was changed or damaged: its SHA-256 differs from the manifest."
+            )
     config = _json(folder / CONFIG)
     if config["format"] != FORMAT:
         raise InputError(
             f"{folder} has model format {config['format']}, written by adcgan "
-            f"{config['versions']['adcgan']}; this version reads format {FORMAT}. Fit it again, or "
-            "use it with the version that wrote it."
+            f"{config['versions']['adcgan']}; this version reads format {FORMAT}. Fit the model "
+            "again or use the version that wrote it."
         )
     return Stored(
         config=config,
@@ -112,7 +116,7 @@ def read(folder: Path) -> Stored:
 
 
 def _is_card(path: Path) -> bool:
-    """Say whether a file is a card, as it was written or with additions."""
+    """Return whether a file is a card, possibly edited."""
     head = CARD_HEAD.encode()
     if not path.is_file():
         return False
@@ -121,7 +125,7 @@ def _is_card(path: Path) -> bool:
 
 
 def _hash(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+    """Return the hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -130,9 +134,9 @@ def _hash(path: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`."""
+    """Read the JSON object in `path`."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+        raise InputError(f"{path} is not valid JSON: {error}") from None
     return value

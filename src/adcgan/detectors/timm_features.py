@@ -1,4 +1,4 @@
-"""Features of networks that the package timm names, from weights that are on this machine."""
+"""Features of timm networks, from weights on this machine."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from torch.nn import functional as F
 from adcgan.detectors import imagenet
 from adcgan.errors import InputError, MissingExtraError
 
-# Pixels from a place to the next of the features that are compared: those of PatchCore's second and
-# third stages.
+# Strides of the features that are compared: those of PatchCore's second and third stages.
 STRIDES = (8, 16)
-# Sides are continued to at least this, which is the last stride of common networks.
+# Images are padded to at least this side, the last stride of common networks.
 LEAST_SIDE = 32
 
 
 class TimmFeatures:
-    """A network of timm up to stride 16: images of any size to features of places.
+    """A timm network up to stride 16: images of any size to local features.
 
     Parameters
     ----------
     name : str
-        As ``timm.list_models()`` has it.
+        Name as listed by ``timm.list_models()``.
     weights : str or None
-        A file of the network's weights; None takes them from the caches of timm.
+        File with the network's weights. None uses timm's caches.
 
     Attributes
     ----------
     sha256 : str
-        Of the weights' file.
+        SHA-256 of the weights file.
     stride : int
-        Pixels from a place to the next.
+        Pixels between neighbouring features.
     first : float
-        Row, and column, at the centre of the first place.
+        Row and column at the centre of the first feature.
 
     Raises
     ------
     MissingExtraError
         timm is not installed.
     InputError
-        timm has no such network, it has no features at `STRIDES`, or there are no such weights.
+        timm has no such network, the network has no features at `STRIDES`, or the weights are
+        missing.
     """
 
     stride = STRIDES[0]
-    # The layers of most networks of timm pad evenly, so that places begin at the first pixel.
+    # Most timm networks pad symmetrically, so the first feature is centred on the first pixel.
     first = 0.0
 
     def __init__(self, name: str, weights: str | None) -> None:
@@ -61,18 +61,18 @@ class TimmFeatures:
         if not timm.is_model(name):
             raise InputError(
                 "The 'backbone' parameter of PretrainedPatch must be 'efficientnet-lite0' or a "
-                f"network of timm. Got {name!r} instead."
+                f"timm network. Got {name!r} instead."
             )
         path = _cached(name) if weights is None else Path(weights).expanduser()
         try:
             self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(
-                "The 'weights' parameter of PretrainedPatch must be a file of weights for "
+                "The 'weights' parameter of PretrainedPatch must be a weights file for "
                 f"{name}. Got {weights!r} instead ({error.strerror})."
             ) from None
         self.network = _network(name, path)
-        # Numbers of three channels, of images in [0, 1].
+        # Three channels each, for images in [0, 1].
         for part in ("mean", "std"):
             values = self.network.pretrained_cfg[part]
             setattr(self, part, torch.tensor(values).view(1, -1, 1, 1))
@@ -83,7 +83,7 @@ class TimmFeatures:
     def __call__(self, x: Tensor) -> Tensor:
         """Return features (B, F, ⌈H/8⌉, ⌈W/8⌉) of images (B, 1 or 3, H, W) in [0, 1].
 
-        Each is the mean of 3×3 neighbours; those of the coarser stage are enlarged to the finer.
+        Each is averaged over 3×3 neighbours; the coarser stage is upsampled to the finer one.
         """
         self.network.to(x.device)
         x = (
@@ -95,12 +95,12 @@ class TimmFeatures:
 
 
 def _network(name: str, path: Path) -> Any:
-    """Return the network with the weights at `path`, in evaluation mode, up to the last stride."""
+    """Load the network up to the last stride with the weights at `path`, in evaluation mode."""
     import timm
 
     try:
         reductions = timm.create_model(name, features_only=True).feature_info.reduction()
-        # The last stage of each stride.
+        # The last stage at each stride.
         stages = [
             max(i for i, stride in enumerate(reductions) if stride == wanted) for wanted in STRIDES
         ]
@@ -114,21 +114,21 @@ def _network(name: str, path: Path) -> Any:
         "pretrained_cfg_overlay": {"file": os.fspath(path)},
     }
     try:
-        # The whole network first: one of features alone takes a file without its weights.
+        # Create the whole network first, as a feature extractor accepts a file without weights.
         timm.create_model(name, **trained)
         network = timm.create_model(name, features_only=True, out_indices=stages, **trained)
     except Exception as error:
-        # Whatever a file that holds something else makes timm and torch say, in one line.
+        # A file with other content makes timm and torch raise anything; report it in one line.
         said = str(error).strip().splitlines()
         raise InputError(
-            f"The weights {str(path)!r} must be those of {name}. They cannot be loaded: "
+            f"The weights file {str(path)!r} must match {name}, but it cannot be loaded: "
             f"{said[0] if said else type(error).__name__}"
         ) from error
     return network.eval().requires_grad_(False)
 
 
 def _cached(name: str) -> Path:
-    """Return the file of a network's weights in the caches that timm fills."""
+    """Return the file of a network's weights in timm's caches."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -142,7 +142,7 @@ def _cached(name: str) -> Path:
         if downloaded.is_file():
             return downloaded
     raise InputError(
-        f"There are no weights of {name} in timm's caches, and nothing is downloaded. Run "
-        f"timm.create_model({name!r}, pretrained=True) once where there is a network, or name a "
-        "file by the 'weights' parameter."
+        f"The weights of {name} are not in timm's caches, and adcgan downloads nothing. Run "
+        f"timm.create_model({name!r}, pretrained=True) once with internet access, or pass a file "
+        "as the 'weights' parameter."
     )

@@ -1,4 +1,4 @@
-"""The systems that AD-CGAN is compared with, one file each."""
+"""The systems with which AD-CGAN is compared, one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ADGAN: a Wasserstein GAN of normal images, and a search over latent and generator weights.
+"""ADGAN: a Wasserstein GAN of normal images and a search over latents and generator weights.
 
 L. Deecke, R. Vandermeulen, L. Ruff, S. Mandt and M. Kloft, "Image Anomaly Detection with
 Generative Adversarial Networks", ECML PKDD 2018.
@@ -56,7 +56,7 @@ KERNEL = 3
 
 
 class ADGAN(Detector):
-    """WGAN-GP; the score is the error left after short searches over z and a copy of G."""
+    """WGAN-GP, scored by the error that remains after short searches over z and a copy of G."""
 
     name: ClassVar[str] = "adgan"
     capturable: ClassVar[bool] = True
@@ -68,10 +68,10 @@ class ADGAN(Detector):
     epochs: int = epochs_setting(100)
     min_steps: int = min_steps_setting()
     lr: float = learning_rate_setting(1e-4, "both networks")
-    critic_steps: int = setting(2, whole(1), "Critic updates a step.")
+    critic_steps: int = setting(2, whole(1), "Critic updates per step.")
     penalty: float = setting(20.0, real(0), "Weight of the gradient penalty.")
-    restarts: int = setting(8, whole(1), "Searches for each image.")
-    search_steps: int = setting(5, whole(1), "Gradient steps of each search.")
+    restarts: int = setting(8, whole(1), "Searches per image.")
+    search_steps: int = setting(5, whole(1), "Gradient steps per search.")
     lr_latent: float = learning_rate_setting(0.25, "z in the search")
     lr_weights: float = learning_rate_setting(5e-5, "the copy of G in the search")
     precision: str = precision_setting()
@@ -82,7 +82,7 @@ class ADGAN(Detector):
 
 
 class ADGANModel(Model):
-    """G and C; a search for each image."""
+    """G and C, with searches per image."""
 
     def __init__(self, settings: ADGAN, shape: Shape) -> None:
         super().__init__(shape)
@@ -94,12 +94,12 @@ class ADGANModel(Model):
         self.starts = Starts(settings.restarts, z, settings.random_state)
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return the component, the map and what the best restart makes, in tiles."""
+        """Return the component, the map and the best restart's image, in tiles."""
         together = images_at_once(self.generator, self.settings.restarts)
         return in_tiles(self._explained, x, together)
 
     def _explained(self, x: Tensor) -> Scored[Tensor]:
-        """Return the mean over restarts of the final squared error, and what the best one makes."""
+        """Return the final squared error, averaged over restarts, and the best restart's image."""
         settings = self.settings
         with searching():
             found = search_latents_and_weights(
@@ -118,12 +118,12 @@ class ADGANModel(Model):
         return components["residual"]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        """Return G(z) (n, C, H, W) in [0, 1] for `n` latents drawn with `rng`."""
         z = torch.randn(n, self.settings.latent_dim, generator=rng)
         return unsigned(self.generator(z.to(self.device)))
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
-        """Return the one phase of training."""
+        """Return the recipe, with a single phase."""
         settings = self.settings
         parameters = {
             "generator": list(self.generator.parameters()),
@@ -152,13 +152,13 @@ class Critic(nn.Module):
         self.output = normal(nn.Linear(self.features.features, 1), 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return C(x) (B,) of images (B, C, H, W); higher = more like a real image."""
+        """Return C(x) (B,) of images (B, C, H, W); higher means more real."""
         output: Tensor = self.output(self.features(x))
         return output.squeeze(1)
 
 
 class _Steps:
-    """One training step: the critic some times, then the generator."""
+    """One training step: the critic `critic_steps` times, then the generator."""
 
     def __init__(self, model: ADGANModel, optimizers: Optimizers) -> None:
         self.settings = model.settings
@@ -189,5 +189,5 @@ class _Steps:
         )
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return the generator's diversity beside held-out images."""
+        """Return the generator's diversity relative to held-out images."""
         return diversity_figures(signed(x), self.generator(self._noise(x, rng)))

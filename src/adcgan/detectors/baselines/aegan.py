@@ -1,7 +1,7 @@
-"""AE-GAN: an autoencoder and a GAN that share decoder and generator.
+"""AE-GAN: an autoencoder and a GAN whose decoder and generator are the same network.
 
 L. Rafiee and T. Fevens, "Unsupervised Anomaly Detection with a GAN Augmented Autoencoder", 2020:
-the forerunner of AD-CGAN, without contrastive loss and latent critic.
+the predecessor of AD-CGAN, without a contrastive loss and a latent critic.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from adcgan.training import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# Channels of the layers that halve, the last ones of the list nearest the latent.
+# Channels of the strided layers; the last ones are nearest the latent.
 CHANNELS = (128, 256, 512)
 KERNEL = 4
 
 
 class AEGAN(Detector):
-    """Autoencoder and GAN with one set of weights for decoder and generator."""
+    """Autoencoder and GAN that share the weights of decoder and generator."""
 
     name: ClassVar[str] = "aegan"
     capturable: ClassVar[bool] = True
@@ -66,13 +66,13 @@ class AEGAN(Detector):
     weight_decay: float = setting(
         0.0,
         real(0),
-        "L2 regularisation inside Adam, of G against the critic and of the critic. The authors' "
-        "release has 0.5.",
+        "L2 regularisation inside Adam, for the critic and for G's step against it. The authors' "
+        "release uses 0.5.",
     )
     lam: float = setting(
         0.1,
         real(0, 1),
-        "Weight of the critic's features in the score; 1 − lam is that of the residual.",
+        "Weight of the critic's features in the score; the residual has weight 1 − lam.",
     )
     beta: float = setting(1.0, real(0), "Weight of the encodings in the score.")
     precision: str = precision_setting()
@@ -83,7 +83,7 @@ class AEGAN(Detector):
 
 
 class AEGANModel(Model):
-    """E, G and D; the autoencoder's decoder is G itself."""
+    """E, G and D. The autoencoder's decoder is G itself."""
 
     def __init__(self, settings: AEGAN, shape: Shape) -> None:
         super().__init__(shape)
@@ -95,7 +95,7 @@ class AEGANModel(Model):
         self.critic = Critic(channels, size, scale)
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return the means of |x − x̂|, |f(x) − f(x̂)| and |E(x) − E(x̂)|, x̂ = G(E(x))."""
+        """Return the means of |x − x̂|, |f(x) − f(x̂)| and |E(x) − E(x̂)|, where x̂ = G(E(x))."""
         e_x = self.encoder(x)
         x_hat = self.generator(e_x)
         features = self.critic.features(x) - self.critic.features(x_hat)
@@ -113,13 +113,13 @@ class AEGANModel(Model):
         return seen + beta * components["encoded"]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        """Return G(z) (n, C, H, W) in [0, 1] for `n` latents drawn with `rng`."""
         z = torch.randn(n, self.settings.latent_dim, generator=rng)
         x: Tensor = self.generator(z.to(self.device))
         return x
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
-        """Return the one phase of training."""
+        """Return the recipe, with a single phase."""
         settings = self.settings
         parameters = {
             "generator": list(self.generator.parameters()),
@@ -147,7 +147,7 @@ class AEGANModel(Model):
 
 
 def _sides(size: int) -> list[int]:
-    """Return the sides of the maps that 4×4 convolutions of stride 2 make of side `size`."""
+    """Return the sides of the maps after each 4×4 convolution of stride 2, from side `size`."""
     sides = [size]
     while sides[-1] >= KERNEL:
         sides.append((sides[-1] - KERNEL) // 2 + 1)
@@ -161,10 +161,10 @@ def _channels(layers: int, width: float) -> list[int]:
 
 
 class Encoder(nn.Module):
-    """E(x): 4×4 convolutions of stride 2, one over what is left, LayerNorm.
+    """E(x): 4×4 convolutions of stride 2, one convolution over the last map, LayerNorm.
 
-    At 32 px the maps have sides 15, 6 and 2, and the published last 4×4 convolution with padding 1
-    is the same function as the one over the 2×2 map used here.
+    At 32 px the maps have sides 15, 6 and 2. The published last 4×4 convolution with padding 1 is
+    the same function as the convolution over the 2×2 map used here.
     """
 
     def __init__(self, channels: int, size: int, latent_dim: int, width: float) -> None:
@@ -185,10 +185,10 @@ class Encoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """G(z): the encoder's maps in reverse, ended by tanh mapped to [0, 1].
+    """G(z): the encoder's maps in reverse, followed by tanh mapped to [0, 1].
 
-    Where a side cannot be reached by a 4×4 kernel of stride 2, the kernel is 5×5, which at 32 px
-    happens in the same layer as published.
+    Where a 4×4 kernel of stride 2 cannot produce the required side, the kernel is 5×5. At 32 px
+    this is the same layer as in the publication.
     """
 
     def __init__(self, channels: int, size: int, latent_dim: int, width: float) -> None:
@@ -206,13 +206,13 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, C, H, W) in [0, 1] made of latents (B, z)."""
+        """Return images (B, C, H, W) in [0, 1] for latents (B, z)."""
         x: Tensor = self.layers(z[:, :, None, None])
         return (x.tanh() + 1) / 2
 
 
 class Critic(nn.Module):
-    """D(x): halvings, a last convolution of stride 3 whose map is the features, a linear logit."""
+    """D(x): downsampling, a convolution of stride 3 that gives the features, a linear logit."""
 
     def __init__(self, channels: int, size: int, width: float) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class Critic(nn.Module):
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, 1); higher = more like a real image."""
+        """Return logits (B, 1); higher means more real."""
         logit: Tensor = self.logit(self.features(x))
         return logit
 
@@ -260,7 +260,7 @@ class _Steps:
         self.update("critic", {"adversarial": logistic_critic_loss(on_real, on_fake)})
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures on held-out images: reconstruction, and the generator's diversity."""
+        """Return figures on held-out images: reconstruction error and the generator's diversity."""
         made = self.generator(self._noise(x, rng))
         figures = reconstruction_figures(x, self.generator(self.encoder(x)))
         return figures | diversity_figures(x, made)

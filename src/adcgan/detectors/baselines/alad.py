@@ -1,4 +1,4 @@
-"""ALAD: a bidirectional GAN with two more critics that make it cycle-consistent.
+"""ALAD: a bidirectional GAN with two more critics for cycle consistency.
 
 H. Zenati, M. Romain, C. S. Foo, B. Lecouat and V. R. Chandrasekhar, "Adversarially Learned Anomaly
 Detection", ICDM 2018.
@@ -81,7 +81,7 @@ class ALADModel(Model):
         self.settings = settings
         channels, size, _ = shape
         z, hidden = settings.latent_dim, channels_for(size, CHANNELS, settings.width)
-        # The random weights are drawn in this order.
+        # The order determines the random weights.
         generator = Up(channels, size, z, hidden[::-1], std=STD)
         self.encoder = Encoder(channels, size, z, hidden)
         self.generator = generator
@@ -98,16 +98,16 @@ class ALADModel(Model):
         return Scored({"features": distance.abs().sum(1)}, residual_map(x, x_hat), x_hat)
 
     def combine(self, components: Components) -> NDArray[np.float64]:
-        """Return the distance of the features."""
+        """Return the feature distance."""
         return components["features"]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        """Return G(z) (n, C, H, W) in [0, 1] for `n` latents drawn with `rng`."""
         z = torch.randn(n, self.settings.latent_dim, generator=rng)
         return unsigned(self.generator(z.to(self.device)))
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
-        """Return the one phase of training."""
+        """Return the recipe, with a single phase."""
         settings = self.settings
         critics = nn.ModuleList([self.critic_xz, self.critic_xx, self.critic_zz])
         parameters = {
@@ -131,7 +131,7 @@ class ALADModel(Model):
 
 
 class Encoder(nn.Sequential):
-    """E(x): spectrally normalised halvings, then one plain convolution over what is left."""
+    """E(x): spectrally normalised downsampling, then one plain convolution over the last map."""
 
     def __init__(self, channels: int, size: int, latent_dim: int, hidden: list[int]) -> None:
         down = Down(channels, size, hidden, std=STD, spectral=True)
@@ -148,7 +148,7 @@ def _dense(in_features: int, out_features: int) -> nn.Sequential:
 
 
 class CriticXZ(nn.Module):
-    """D_xz: judges an image with a latent."""
+    """D_xz: judges a pair of image and latent."""
 
     def __init__(
         self, channels: int, size: int, latent_dim: int, hidden: list[int], width: float
@@ -167,7 +167,7 @@ class CriticXZ(nn.Module):
 
 
 class CriticXX(nn.Module):
-    """D_xx: judges an image above another, stacked along the height."""
+    """D_xx: judges two images stacked along the height."""
 
     def __init__(self, channels: int, size: int, width: float) -> None:
         super().__init__()
@@ -180,18 +180,18 @@ class CriticXX(nn.Module):
         self.logit = normal(nn.Linear(entries, 1), STD)
 
     def features(self, x: Tensor, other: Tensor) -> Tensor:
-        """Return the last layer's features (B, F) of two images (B, C, H, W) each."""
+        """Return the last layer's features (B, F) of pairs of images, each (B, C, H, W)."""
         features: Tensor = self.layers(torch.cat([x, other], 2))
         return features
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        """Return logits (B, 1); higher = more like an image with itself."""
+        """Return logits (B, 1); higher means more like an image paired with itself."""
         logit: Tensor = self.logit(self.features(x, other))
         return logit
 
 
 class CriticZZ(nn.Module):
-    """D_zz: judges a latent beside another, 2z → 64 → 32 → 1."""
+    """D_zz: judges a pair of latents, 2z → 64 → 32 → 1."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -199,13 +199,13 @@ class CriticZZ(nn.Module):
         self.layers = nn.Sequential(_dense(2 * latent_dim, 64), _dense(64, 32), logit)
 
     def forward(self, z: Tensor, other: Tensor) -> Tensor:
-        """Return logits (B, 1); higher = more like a latent with itself."""
+        """Return logits (B, 1); higher means more like a latent paired with itself."""
         logit: Tensor = self.layers(torch.cat([z, other], 1))
         return logit
 
 
 class _Steps:
-    """One training step: the three critics, then encoder and generator."""
+    """One training step: the three critics, then the encoder and the generator."""
 
     def __init__(self, model: ALADModel, optimizers: Optimizers, average: Average) -> None:
         self.model, self.average = model, average
@@ -227,7 +227,8 @@ class _Steps:
             x_hat, z_hat = self.generator(e_x), self.encoder(g_z)
         self._critics(x, z, *(made.detach() for made in (e_x, g_z, x_hat, z_hat)))
         with self.critic_norms.shared():
-            # The encoder's pairs are the critic's real ones, so its aim is that they pass as fake.
+            # The critic treats the encoder's pairs as real, so the encoder tries to make them look
+            # fake.
             losses = {
                 "generator": logistic_generator_loss(self.xz(g_z, z)),
                 "encoder": logistic_generator_loss(-self.xz(x, e_x)),
@@ -240,7 +241,7 @@ class _Steps:
     def _critics(
         self, x: Tensor, z: Tensor, e_x: Tensor, g_z: Tensor, x_hat: Tensor, z_hat: Tensor
     ) -> None:
-        """Train D_xz, D_xx and D_zz; they share no weights, so one optimizer serves them."""
+        """Train D_xz, D_xx and D_zz. They share no weights, so one optimizer is enough."""
         with self.critic_norms.shared():
             losses = {
                 "adversarial": logistic_critic_loss(self.xz(x, e_x), self.xz(g_z, z)),
@@ -250,7 +251,7 @@ class _Steps:
         self.update("critic", losses)
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures on held-out images: reconstruction, and the generator's diversity."""
+        """Return figures on held-out images: reconstruction error and the generator's diversity."""
         x = signed(x)
         made = self.generator(self._noise(x, rng))
         figures = reconstruction_figures(x, self.generator(self.encoder(x)))

@@ -1,4 +1,4 @@
-"""AnoGAN: a GAN of normal images, and for each new image a search for the latent closest to it.
+"""AnoGAN: a GAN of normal images and, for each new image, a search for the closest latent.
 
 T. Schlegl, P. Seeböck, S. M. Waldstein, U. Schmidt-Erfurth and G. Langs, "Unsupervised Anomaly
 Detection with Generative Adversarial Networks to Guide Marker Discovery", IPMI 2017.
@@ -46,13 +46,13 @@ from adcgan.training import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# DCGAN's rule (Radford et al. 2016): these channels next to the image, twice as many after each
-# halving, up to the most. At 64 px that is the published 64, 128, 256, 512.
+# DCGAN's rule (Radford et al. 2016): the first value next to the image, doubled at each halving up
+# to the second. At 64 px this gives the published 64, 128, 256, 512.
 LEAST_CHANNELS, MOST_CHANNELS = 64, 512
 
 
 class AnoGAN(Detector):
-    """DCGAN; the score is what is left after a search for the latent that makes the image."""
+    """DCGAN, scored by the error that remains after a search for the image's latent."""
 
     name: ClassVar[str] = "anogan"
     capturable: ClassVar[bool] = True
@@ -67,9 +67,9 @@ class AnoGAN(Detector):
     lam: float = setting(
         0.1,
         real(0, 1),
-        "Weight of the features in the search and the score; 1 − lam is that of the residual.",
+        "Weight of the features in the search and the score; the residual has weight 1 − lam.",
     )
-    search_steps: int = setting(500, whole(1), "Gradient steps on z for each image.")
+    search_steps: int = setting(500, whole(1), "Gradient steps on z per image.")
     lr_search: float = learning_rate_setting(0.01, "z in the search")
     precision: str = precision_setting()
 
@@ -79,7 +79,7 @@ class AnoGAN(Detector):
 
 
 class AnoGANModel(Model):
-    """G and D; a search for each image."""
+    """G and D, with a search per image."""
 
     def __init__(self, settings: AnoGAN, shape: Shape) -> None:
         super().__init__(shape)
@@ -90,15 +90,15 @@ class AnoGANModel(Model):
         self.generator = Up(channels, size, settings.latent_dim, hidden[::-1])
         self.critic = Critic(channels, size, hidden)
         self.starts = Starts(1, settings.latent_dim, settings.random_state)
-        # The search takes 1.4 times as long on CPUs with the channels outermost.
+        # On CPUs, the search takes 1.4 times as long with channels first.
         channels_last(self)
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return the components, the map and G(z) of the z found for each image, in tiles."""
+        """Return the components, the map and G(z) for the z found for each image, in tiles."""
         return in_tiles(self._explained, x)
 
     def _explained(self, x: Tensor) -> Scored[Tensor]:
-        """Return Σ|x − G(z)| and Σ|f(x) − f(G(z))| of the z found, images in [−1, 1], and G(z)."""
+        """Return Σ|x − G(z)|, Σ|f(x) − f(G(z))| and G(z) for the z found, images in [−1, 1]."""
         y = signed(x)
         f_y = self.critic.features(y)
         y_hat = self.generator(self._search(y, f_y))
@@ -113,7 +113,7 @@ class AnoGANModel(Model):
         return (y - y_hat).abs().flatten(1).sum(1), features.sum(1)
 
     def _search(self, y: Tensor, f_y: Tensor) -> Tensor:
-        """Return the latents (B, z) that the search finds for images with features `f_y`."""
+        """Search the latents (B, z) of images with features `f_y`."""
         settings = self.settings
         start = self.starts.latents.repeat(len(y), 1)
 
@@ -130,12 +130,12 @@ class AnoGANModel(Model):
         return (1 - lam) * components["residual"] + lam * components["features"]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        """Return G(z) (n, C, H, W) in [0, 1] for `n` latents drawn with `rng`."""
         z = torch.randn(n, self.settings.latent_dim, generator=rng)
         return unsigned(self.generator(z.to(self.device)))
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
-        """Return the one phase of training."""
+        """Return the recipe, with a single phase."""
         settings = self.settings
         parameters = {
             "generator": list(self.generator.parameters()),
@@ -156,7 +156,7 @@ class AnoGANModel(Model):
 
 
 class Critic(nn.Module):
-    """D(x): DCGAN's halvings, whose last map is the features f, and a linear logit."""
+    """D(x): DCGAN's downsampling stack, whose last map is the features f, and a linear logit."""
 
     def __init__(self, channels: int, size: int, hidden: list[int]) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Critic(nn.Module):
         self.logit = normal(nn.Linear(self.features.features, 1), 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, 1) of images (B, C, H, W); higher = more like a real image."""
+        """Return logits (B, 1) of images (B, C, H, W); higher means more real."""
         logit: Tensor = self.logit(self.features(x))
         return logit
 
@@ -188,5 +188,5 @@ class _Steps:
         self.update("generator", {"adversarial": logistic_generator_loss(self.critic(fake))})
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return the generator's diversity beside held-out images."""
+        """Return the generator's diversity relative to held-out images."""
         return diversity_figures(signed(x), self.generator(self._noise(x, rng)))

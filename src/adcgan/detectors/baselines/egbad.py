@@ -56,7 +56,7 @@ DROPOUT = 0.5
 
 
 class EGBAD(Detector):
-    """Bidirectional GAN: one critic on images with their latents."""
+    """Bidirectional GAN with one critic on pairs of images and latents."""
 
     name: ClassVar[str] = "egbad"
     capturable: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class EGBAD(Detector):
     lr: float = learning_rate_setting(1e-5)
     ema_decay: float = ema_decay_setting()
     lam: float = setting(
-        0.1, real(0, 1), "Weight of the features in the score; 1 − lam is that of the residual."
+        0.1, real(0, 1), "Weight of the features in the score; the residual has weight 1 − lam."
     )
     precision: str = precision_setting()
 
@@ -109,12 +109,12 @@ class EGBADModel(Model):
         return (1 - lam) * components["residual"] + lam * components["features"]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """Return G(z) (n, C, H, W) in [0, 1] of `n` latents that `rng` draws."""
+        """Return G(z) (n, C, H, W) in [0, 1] for `n` latents drawn with `rng`."""
         z = torch.randn(n, self.settings.latent_dim, generator=rng)
         return unsigned(self.generator(z.to(self.device)))
 
     def recipe(self, n_train: int, accelerator: Accelerator) -> Recipe:
-        """Return the one phase of training."""
+        """Return the recipe, with a single phase."""
         settings = self.settings
         parameters = {
             "critic": list(self.critic.parameters()),
@@ -137,7 +137,7 @@ class EGBADModel(Model):
 
 
 class Encoder(nn.Sequential):
-    """E(x): a convolution at full size, halvings, a dense layer."""
+    """E(x): a convolution at full size, a downsampling stack and a dense layer."""
 
     def __init__(self, channels: int, size: int, latent_dim: int, width: float) -> None:
         first = scaled(32, width)
@@ -152,7 +152,7 @@ class Encoder(nn.Sequential):
 
 
 class Generator(nn.Module):
-    """G(z): two dense layers to the smallest map, then doublings to an image in [−1, 1]."""
+    """G(z): two dense layers to the smallest map, then upsampling to an image in [−1, 1]."""
 
     def __init__(self, channels: int, size: int, latent_dim: int, width: float) -> None:
         super().__init__()
@@ -172,13 +172,13 @@ class Generator(nn.Module):
         self.size = size
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, channels, size, size) in [−1, 1] made of latents (B, z)."""
+        """Return images (B, channels, size, size) in [−1, 1] for latents (B, z)."""
         x: Tensor = self.layers(z)[..., : self.size, : self.size]
         return x.tanh()
 
 
 class Critic(nn.Module):
-    """D(x, z): judges an image with a latent."""
+    """D(x, z): judges a pair of image and latent."""
 
     def __init__(self, channels: int, size: int, latent_dim: int, width: float) -> None:
         super().__init__()
@@ -202,13 +202,13 @@ class Critic(nn.Module):
         return features
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return logits (B, 1); higher = more like a real image with its encoding."""
+        """Return logits (B, 1); higher means more like a real image with its encoding."""
         logit: Tensor = self.logit(self.features(x, z))
         return logit
 
 
 class _Steps:
-    """One training step: the critic, then encoder and generator."""
+    """One training step: the critic, then the encoder and the generator."""
 
     def __init__(self, model: EGBADModel, optimizers: Optimizers, average: Average) -> None:
         self.model, self.average = model, average
@@ -225,7 +225,8 @@ class _Steps:
         e_x, g_z = self.encoder(x), self.generator(z)
         on_real, on_fake = self.critic(x, e_x.detach()), self.critic(g_z.detach(), z)
         self.update("critic", {"adversarial": logistic_critic_loss(on_real, on_fake)})
-        # The encoder's pairs are the critic's real ones, so its aim is that they pass as fake.
+        # The critic treats the encoder's pairs as real, so the encoder tries to make them look
+        # fake.
         losses = {
             "generator": logistic_generator_loss(self.critic(g_z, z)),
             "encoder": logistic_generator_loss(-self.critic(x, e_x)),
@@ -234,7 +235,7 @@ class _Steps:
         self.average.update(self.model)
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures on held-out images: reconstruction, and the generator's diversity."""
+        """Return figures on held-out images: reconstruction error and the generator's diversity."""
         x = signed(x)
         made = self.generator(self._noise(x, rng))
         figures = reconstruction_figures(x, self.generator(self.encoder(x)))

@@ -1,4 +1,4 @@
-"""Weights averaged over training, which ALAD and EGBAD score with."""
+"""Averages of the weights over training, with which ALAD and EGBAD score."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from torch.nn.utils import parametrize
 
 from adcgan.detectors.settings import real, setting
 
-# Power iterations that settle the spectral norm of averaged weights.
+# Power iterations until the spectral norm of averaged weights converges.
 SETTLING_STEPS = 20
 
 
 def ema_decay_setting() -> Any:
-    """Declare how fast the averaged weights forget."""
-    doc = "Decay of the averaged weights that score; 0 scores with the last weights."
+    """Declare the decay of the averaged weights."""
+    doc = "Decay of the weight average used for scoring; 0 scores with the last weights."
     return setting(0.999, real(0, 1, below=True), doc)
 
 
 class Average(nn.Module):
-    """The exponential moving average of networks, to be updated after each step.
+    """Exponential moving average of networks, updated after each step.
 
-    After n updates with weights w₁ … wₙ it holds Σ decayⁿ⁻ⁱ wᵢ / Σ decayⁿ⁻ⁱ: the usual average,
-    without the share of the untrained weights, which is large in short runs. Running statistics
-    are averaged in the same way. Unlike torch's, an update asks the same of the device whatever n
-    is, and reads nothing back, so that it can be part of a captured step.
+    After n updates with weights w₁ … wₙ it holds Σ decayⁿ⁻ⁱ wᵢ / Σ decayⁿ⁻ⁱ: the usual average
+    without the contribution of the untrained weights, which is large in short runs. Running
+    statistics are averaged in the same way. Unlike torch's average, every update runs the same
+    device operations and reads nothing back, so it can be part of a captured step.
 
     Parameters
     ----------
     networks : Module
-        Whose weights are averaged.
+        Networks to average.
     decay : float
-        In [0, 1).
+        Decay, in [0, 1).
 
     Attributes
     ----------
     module : Module
-        A copy of the networks with averaged weights.
+        Copy of the networks with averaged weights.
     """
 
     total: Tensor  # () Σ decayⁿ⁻ⁱ
@@ -50,13 +50,13 @@ class Average(nn.Module):
         self.decay = decay
         self.module = deepcopy(networks).requires_grad_(False)
         device = next(networks.parameters()).device
-        # MPS devices have no float64.
+        # MPS devices do not support float64.
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.register_buffer("total", torch.zeros((), dtype=wide, device=device))
 
     @torch.no_grad()
     def update(self, networks: nn.Module) -> None:
-        """Take the weights of `networks` as they are now into the average."""
+        """Add the current weights of `networks` to the average."""
         self.total.mul_(self.decay).add_(1)
         weight = self.total.reciprocal().float()
         pairs = list(zip(_tensors(self.module), _tensors(networks), strict=True))
@@ -68,16 +68,17 @@ class Average(nn.Module):
 
 
 def _tensors(networks: nn.Module) -> chain[Tensor]:
-    """Return weights and buffers."""
+    """Return the weights and buffers."""
     return chain(networks.parameters(), networks.buffers())
 
 
 def take_over(networks: nn.Module, average: Average) -> None:
-    """Give `networks` the averaged weights."""
+    """Copy the averaged weights to `networks`."""
     networks.load_state_dict(average.module.state_dict())
     for module in networks.modules():
         if parametrize.is_parametrized(module, "weight"):
-            # The mean of singular vectors is none; looking at the weight in training mode steps.
+            # The mean of singular vectors is not a singular vector. In training mode, each access
+            # to the weight runs a power iteration.
             module.train()
             with torch.no_grad():
                 for _ in range(SETTLING_STEPS):

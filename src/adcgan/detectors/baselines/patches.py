@@ -1,7 +1,7 @@
-"""A Gaussian over small patches of pixels: what a sceptic tries first on photographs.
+"""A Gaussian over small pixel patches: a sceptic's first baseline for photographs.
 
-All patches of the training images are taken for draws from one Gaussian, wherever they lie. How far
-a patch is from it is a convolution and a sum of squares, at the photograph's own size.
+All patches of the training images are treated as samples of one Gaussian, wherever they are. The
+distance of a patch from it is a convolution and a sum of squares, at the image's original size.
 """
 
 from __future__ import annotations
@@ -30,41 +30,44 @@ from adcgan.detectors.settings import (
 from adcgan.progress import Progress
 from adcgan.scoring import Components, Scored, Shape
 
-# The surroundings, in pixels of the shrunk image, whose mean and contrast each pixel is put on, and
-# what is added to the contrast, of pixels in [0, 1], so that noise on a flat surface stays small.
+# Side, in pixels of the shrunk image, of the neighbourhood over which mean and contrast are
+# normalised, and what is added to the contrast (for pixels in [0, 1]) so that noise on flat
+# surfaces stays small.
 SURROUNDINGS, LEAST_CONTRAST = 25, 0.02
-# Added to the variance of each component, on the scale of a contrast of 1: rounding is no anomaly.
+# Added to each component's variance, at a contrast of 1, so that rounding is not an anomaly.
 LEAST_VARIANCE = 1e-3
-# Distances are averaged over so many places each way.
+# Side of the window over which distances are averaged.
 AVERAGED = 5
-# Patches that the Gaussian is fitted to, at most.
+# Maximum number of patches for fitting the Gaussian.
 PATCHES = 100_000
 
 
 class PatchPCA(Detector):
-    """Mahalanobis distance of small patches of pixels from those of normal images."""
+    """Mahalanobis distance of small pixel patches from those of normal images."""
 
     name: ClassVar[str] = "patch-pca"
     candidate: ClassVar[bool] = True
 
     image_size: int | None = longest_side_setting()
     resize: str = resize_setting()
-    patch_size: int = setting(8, whole(2, 16), "Side of a patch, in pixels of the shrunk image.")
+    patch_size: int = setting(8, whole(2, 16), "Side of a patch in pixels of the shrunk image.")
     shrink: int = setting(
-        4, whole(1, 16), "Pixels, each way, whose mean is one of the shrunk image's."
+        4,
+        whole(1, 16),
+        "Factor by which images are shrunk, by averaging, before patches are taken.",
     )
     peak_share: float = peak_share_setting(0.01)
 
     def make_model(self, shape: Shape) -> PatchPCAModel:
-        """Return a Gaussian yet to be fitted, for images like `shape` (C, H, W)."""
+        """Return an unfitted Gaussian for images like `shape` (C, H, W)."""
         return PatchPCAModel(self, shape)
 
 
 class PatchPCAModel(Model):
     """Principal components of patches, each divided by its standard deviation."""
 
-    weight: Tensor  # (C · p², C, p, p) float32: a component each
-    bias: Tensor  # (C · p²,) float32: less what the mean patch gives
+    weight: Tensor  # (C · p², C, p, p) float32: one component each
+    bias: Tensor  # (C · p²,) float32: minus the response to the mean patch
 
     def __init__(self, settings: PatchPCA, shape: Shape) -> None:
         super().__init__(shape)
@@ -74,14 +77,13 @@ class PatchPCAModel(Model):
         self.register_buffer("bias", torch.zeros(n))
 
     def prepared(self, x: Tensor) -> Tensor:
-        """Return images (B, C, H, W) shrunk, of one brightness and contrast, with room for patches.
+        """Shrink images (B, C, H, W), normalise their brightness and contrast, and pad them.
 
-        They are continued by their first and last rows and columns, so that each pixel of the
-        shrunk image has a patch.
+        Padding repeats the border pixels, so that every pixel of the shrunk image has a patch.
         """
         settings = self.settings
         small = F.avg_pool2d(x, settings.shrink, ceil_mode=True, count_include_pad=False)
-        # Sums of differences from the mean are of more digits, those of a flat image exact.
+        # Subtracting the mean first keeps more digits; sums over a flat image are then exact.
         small = small - small.mean((2, 3), keepdim=True)
         apart = small - around(small)
         even = apart / (around(apart.square()).sqrt() + LEAST_CONTRAST)
@@ -90,12 +92,12 @@ class PatchPCAModel(Model):
         return F.pad(even, (before, after, before, after), mode="replicate")
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return the mean of the largest distances, and where they are."""
+        """Return the mean of the largest distances and the map of distances."""
         whitened = F.conv2d(self.prepared(x), self.weight, self.bias)
         distance = whitened.square().sum(1, keepdim=True).sqrt()
         pooled = F.avg_pool2d(distance, AVERAGED, 1, AVERAGED // 2, count_include_pad=False)
         heat, shrink = pooled[:, 0], self.settings.shrink
-        # The middle of an even patch is half a pixel behind the one that it stands for.
+        # The centre of an even-sized patch is half a pixel beyond the pixel that it belongs to.
         first = (shrink - 1) / 2 + (1 - self.settings.patch_size % 2) * shrink / 2
         maps = enlarged(heat, x.shape[2], x.shape[3], shrink, first)
         return Scored({"peak": mean_of_largest(heat, self.settings.peak_share)}, maps)
@@ -105,7 +107,7 @@ class PatchPCAModel(Model):
         return components["peak"]
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Fit the Gaussian to as many patches of each training image."""
+        """Fit the Gaussian to equally many patches of each training image."""
         rng = torch.Generator().manual_seed(self.settings.random_state)
         share = -(-PATCHES // len(split.train))
         kept = []
@@ -121,6 +123,6 @@ class PatchPCAModel(Model):
 
 
 def around(x: Tensor) -> Tensor:
-    """Return the mean of each pixel's surroundings in images (B, C, H, W)."""
+    """Return the mean of each pixel's neighbourhood in images (B, C, H, W)."""
     reach = SURROUNDINGS // 2
     return F.avg_pool2d(F.pad(x, (reach,) * 4, mode="replicate"), SURROUNDINGS, 1)

@@ -1,7 +1,7 @@
-"""Pixel baselines: scikit-learn's detectors on raw pixels. What a sceptic tries first.
+"""Pixel baselines: scikit-learn's detectors on raw pixels, a sceptic's first choice.
 
-They compute in float64 on the CPU and have no networks: training images are handed to scikit-learn,
-a score is what scikit-learn says. Nothing is pickled: a model stores arrays.
+They run in float64 on the CPU and have no networks: scikit-learn fits the training images and
+computes the scores. Models store arrays and pickle nothing.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ def _rows(x: Tensor) -> NDArray[np.float64]:
 
 
 def _training_rows(images: Images, split: Split) -> NDArray[np.uint8]:
-    """Return the training images, which are of one size, as rows (n, pixels)."""
+    """Return the training images, all of one size, as rows (n, pixels)."""
     assert isinstance(images, np.ndarray)
     return images[split.train].reshape(len(split.train), -1)
 
 
 class PixelPCA(Detector):
-    """Mean squared error left by principal components of the pixels."""
+    """Mean squared error of a projection on the pixels' principal components."""
 
     name: ClassVar[str] = "pixel-pca"
     candidate: ClassVar[bool] = True
     on_cpu: ClassVar[bool] = True
-    not_exported: ClassVar[str] = "its arithmetic is in float64, not a network's"
+    not_exported: ClassVar[str] = "it computes in float64 and has no network"
 
     n_components: int = setting(
-        64, whole(1), "Principal components kept; fewer if there are fewer pixels or images."
+        64, whole(1), "Principal components to keep; fewer if there are fewer pixels or images."
     )
 
     def make_model(self, shape: Shape) -> PixelPCAModel:
-        """Return principal components yet to be found."""
+        """Return an unfitted projection."""
         return PixelPCAModel(self, shape)
 
 
@@ -72,7 +72,7 @@ class PixelPCAModel(Model):
             self.register_buffer(name, torch.empty(0, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return the mean squared error, its map and the projection, cut off outside [0, 1]."""
+        """Return the mean squared error, its map and the projection, clipped to [0, 1]."""
         rows = torch.from_numpy(_rows(x)) / WHITE
         projected = (rows - self.mean) @ self.components.T @ self.components + self.mean
         error = (rows - projected).square()
@@ -92,27 +92,29 @@ class PixelPCAModel(Model):
         n_components = min(self.settings.n_components, *rows.shape)
         pca = PCA(n_components, random_state=self.settings.random_state).fit(rows)
         self.mean = torch.tensor(pca.mean_)
-        # As they are stored and loaded, so that the same scores are computed in the same order.
+        # Use the layout of a loaded model, so that scores are computed in the same order.
         self.components = torch.tensor(pca.components_).contiguous()
 
 
 class PixelKNN(Detector):
-    """Euclidean distance to the k-th nearest training image, pixels in [0, 1]."""
+    """Euclidean distance to the k-th nearest training image, with pixels in [0, 1]."""
 
     name: ClassVar[str] = "pixel-knn"
     candidate: ClassVar[bool] = True
     on_cpu: ClassVar[bool] = True
     not_exported: ClassVar[str] = NEIGHBOURS
 
-    n_neighbors: int = setting(5, whole(1), "k; fewer if there are fewer training images.")
+    n_neighbors: int = setting(
+        5, whole(1), "Rank k of the neighbour; less if there are fewer training images."
+    )
 
     def make_model(self, shape: Shape) -> PixelKNNModel:
-        """Return a search without images yet."""
+        """Return a nearest-neighbour search without images."""
         return PixelKNNModel(self, shape)
 
 
 class PixelKNNModel(Model):
-    """A search among the training pixels."""
+    """A nearest-neighbour search in the training pixels."""
 
     training_pixels: Tensor  # (n, pixels) uint8
 
@@ -122,14 +124,14 @@ class PixelKNNModel(Model):
         self.register_buffer("training_pixels", torch.empty(0, dtype=torch.uint8))
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the training pixels."""
+        """Restore the training pixels."""
         super().restore(state)
         self.index()
 
     def index(self) -> None:
-        """Make the training pixels those that others are compared with."""
-        # Whole numbers in float64 make every squared distance exact, so that a score does not
-        # depend on how scikit-learn blocks its matrix products.
+        """Build the search from the training pixels."""
+        # Integers in float64 make every squared distance exact, so scores do not depend on how
+        # scikit-learn blocks its matrix products.
         pixels = self.training_pixels.double().numpy()
         n_neighbors = min(self.settings.n_neighbors, len(pixels))
         self.neighbors = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(pixels)
@@ -144,7 +146,7 @@ class PixelKNNModel(Model):
         return components["distance"]
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Keep the training pixels."""
+        """Store the training pixels."""
         del progress
         self.training_pixels = torch.from_numpy(_training_rows(images, split))
         self.index()
@@ -160,12 +162,12 @@ class PixelIsolationForest(Detector):
     n_estimators: int = setting(100, whole(1), "Trees.")
 
     def make_model(self, shape: Shape) -> PixelIsolationForestModel:
-        """Return a forest yet to be grown."""
+        """Return an empty forest."""
         return PixelIsolationForestModel(self, shape)
 
 
 class PixelIsolationForestModel(Model):
-    """A forest, grown anew from the training pixels and the seed when it is loaded."""
+    """A forest that is regrown from the training pixels and the seed when it is loaded."""
 
     training_pixels: Tensor  # (n, pixels) uint8
 
@@ -175,7 +177,7 @@ class PixelIsolationForestModel(Model):
         self.register_buffer("training_pixels", torch.empty(0, dtype=torch.uint8))
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the training pixels."""
+        """Restore the training pixels."""
         super().restore(state)
         self.grow()
 
@@ -188,15 +190,15 @@ class PixelIsolationForestModel(Model):
         self.forest = forest.fit(self.training_pixels.double().numpy())
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
-        """Return how few splits isolate an image."""
+        """Return the isolation score: higher for images that fewer splits isolate."""
         return Scored({"isolation": torch.from_numpy(-self.forest.score_samples(_rows(x)))})
 
     def combine(self, components: Components) -> NDArray[np.float64]:
-        """Return the isolation."""
+        """Return the isolation score."""
         return components["isolation"]
 
     def learn(self, images: Images, split: Split, progress: Progress) -> None:
-        """Keep the training pixels, and grow the forest."""
+        """Store the training pixels and grow the forest."""
         del progress
         self.training_pixels = torch.from_numpy(_training_rows(images, split))
         self.grow()

@@ -1,4 +1,4 @@
-"""Robust deep autoencoder: images are split in a part the autoencoder explains and a sparse rest.
+"""Robust deep autoencoder: splits images into a part it can reconstruct and a sparse rest.
 
 C. Zhou and R. C. Paffenroth, "Anomaly Detection with Robust Deep Autoencoders", KDD 2017.
 """
@@ -48,7 +48,7 @@ CHANNELS = (32, 64, 128)
 
 
 class RobustAutoencoder(Detector):
-    """Autoencoder trained on L where X = L + S and whole images may move into S."""
+    """Autoencoder trained on L, where X = L + S and S can absorb whole images."""
 
     name: ClassVar[str] = "rda"
     capturable: ClassVar[bool] = True
@@ -56,15 +56,15 @@ class RobustAutoencoder(Detector):
     latent_dim: int = latent_dim_setting(32)
     width: float = width_setting()
     batch_size: int = batch_size_setting(64)
-    epochs: int = setting(50, whole(1), "Passes over the images, in all rounds together.")
+    epochs: int = setting(50, whole(1), "Passes over the images in all rounds together.")
     min_steps: int = min_steps_setting()
-    rounds: int = setting(10, whole(1), "How often training and shrinking alternate.")
+    rounds: int = setting(10, whole(1), "Rounds of training and shrinking.")
     lr: float = learning_rate_setting(1e-3)
     lam: float = setting(
         0.1,
         real(0, above=True),
-        "Residual that an image may keep in L, as root mean square over its pixels in [0, 1]: λ of "
-        "the ℓ2,1 norm is lam · √pixels. What is above goes to S.",
+        "Residual that an image may keep in L, as the root mean square over its pixels in [0, 1]; "
+        "the excess goes to S. The weight λ of the ℓ2,1 norm is lam · √pixels.",
     )
     precision: str = precision_setting()
 
@@ -74,7 +74,7 @@ class RobustAutoencoder(Detector):
 
 
 class RobustAutoencoderModel(Model):
-    """The autoencoder."""
+    """The autoencoder, scored by its residual."""
 
     def __init__(self, settings: RobustAutoencoder, shape: Shape) -> None:
         super().__init__(shape)
@@ -118,7 +118,7 @@ class RobustAutoencoderModel(Model):
 
 
 class Autoencoder(nn.Module):
-    """D(E(x)): halvings to a code and back, for images (B, C, H, W) in [0, 1]."""
+    """D(E(x)): downsamples images (B, C, H, W) in [0, 1] to a code and back."""
 
     def __init__(self, channels: int, size: int, latent_dim: int, width: float) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Autoencoder(nn.Module):
 
 
 def shrink(rows: Tensor, threshold: float) -> Tensor:
-    """Return the proximal operator of threshold · ‖·‖₂,₁, over all but the first dimension.
+    """Apply the proximal operator of threshold · ‖·‖₂,₁ over all but the first dimension.
 
     Every row (…) of `rows` (B, …) becomes max(0, 1 − threshold / ‖row‖₂) · row.
     """
@@ -147,8 +147,8 @@ def shrink(rows: Tensor, threshold: float) -> Tensor:
 def _round_starts(count: int, rounds: int) -> list[int]:
     """Return the first step of each of `rounds` rounds, and the number of steps `count`.
 
-    The first round, which learns from whole images, takes half of the steps: an autoencoder that
-    has learned little would put every image into S, and L would then follow it only slowly.
+    The first round, which learns from whole images, takes half of the steps. A barely trained
+    autoencoder would put every image into S, and L would be slow to recover.
     """
     first = count if rounds == 1 else count // 2
     later = [first + (count - first) * number // (rounds - 1) for number in range(1, rounds)]
@@ -156,30 +156,30 @@ def _round_starts(count: int, rounds: int) -> list[int]:
 
 
 class _Steps:
-    """Training on L = X − S, S shrunk from the residuals that the last round's weights leave."""
+    """Training on L = X − S, where S is shrunk from the residuals of the last round's weights."""
 
     def __init__(self, autoencoder: nn.Module, optimizers: Optimizers, lam: float) -> None:
         self.autoencoder, self.optimizers, self.lam = autoencoder, optimizers, lam
         self.previous = deepcopy(autoencoder).requires_grad_(False)
 
     def train(self, start: int, x: Tensor, rng: torch.Generator) -> None:
-        """Train once on L, in the round whose first step is `start`."""
+        """Take one training step on L in the round that starts at step `start`."""
         del rng
         if self.optimizers.step == start:
             self.previous.load_state_dict(self.autoencoder.state_dict())
-        # In the first round S is 0: residuals of untrained weights say nothing.
+        # In the first round S is 0, as the residuals of untrained weights mean nothing.
         low = x if start == 0 else x - self.sparse(x)
         loss = reconstruction_loss(low, self.autoencoder(low))
         self.optimizers.update("autoencoder", {"reconstruction": loss})
 
     def sparse(self, x: Tensor) -> Tensor:
-        """Return S (B, C, H, W) of images `x`: rows of the ℓ2,1 norm are images."""
+        """Return S (B, C, H, W) for images `x`, which are the rows of the ℓ2,1 norm."""
         self.previous.eval()  # the loop puts all networks in training mode
         with torch.no_grad():
             residual = x - self.previous(x).float()
             return shrink(residual, self.lam * x[0].numel() ** 0.5)
 
     def probe(self, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """Return figures of the reconstruction of held-out images."""
+        """Return the reconstruction error of held-out images."""
         del rng
         return reconstruction_figures(x, self.autoencoder(x))

@@ -1,7 +1,7 @@
-"""Back-propagation search at test time: for the latent, and for weights, that explain an image.
+"""Gradient search at test time for the latent, and for weights, that explain an image.
 
-Every image of a batch has latents, weights and optimizer moments of its own, so a batch is only a
-faster way to search image by image. All searches start from latents that the model stores.
+Every image in a batch has its own latents, weights and optimizer moments, so batching only makes
+the search faster. All searches start from latents that the model stores.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from torch.func import functional_call, grad_and_value, vmap
 from adcgan.scoring import Scored
 from adcgan.training.device import denormals_flushed
 
-# Why such a detector is not exported.
+# Why detectors that search cannot be exported.
 SEARCHES = "it scores each image by a search with gradients, not by one forward pass"
 BETAS = (0.5, 0.999)
-# Images that are searched together. On a CPU sixteen take two to four times as long as one.
+# Images searched together. On a CPU, sixteen take two to four times as long as one.
 TILE = 16
-# Floating-point numbers in the copies of weights, gradients and moments of one batch, off the CPU.
+# Maximum number of floats in a batch's copies of weights, gradients and moments, except on CPUs.
 MOST_COPIES = 2**29
 
 
 def in_tiles(
     explain: Callable[[Tensor], Scored[Tensor]], x: Tensor, size: int = TILE
 ) -> Scored[Tensor]:
-    """Explain images in tiles of always the same size, the last one filled up with its last image.
+    """Explain images in tiles of constant size; the last one is filled up with its last image.
 
-    How a matrix product is rounded depends on how many rows it has, and hundreds of gradient steps
-    amplify that: in batches of any size, a score would depend on the company of its image.
+    The rounding of a matrix product depends on its number of rows, and hundreds of gradient steps
+    amplify that. With batches of varying size, a score would depend on the other images.
 
     Parameters
     ----------
     explain : callable
-        Maps images (size, C, H, W) to what is said of them, each by itself.
+        Maps images (size, C, H, W) to their scores, each independent of the others.
     x : Tensor (B, C, H, W)
         Images.
     size : int
-        Of a tile.
+        Number of images in a tile.
     """
     n = len(x)
     padded = torch.cat([x, x[-1:].expand(-n % size, *x.shape[1:])])
@@ -58,14 +58,14 @@ def in_tiles(
 
 
 class Starts(nn.Module):
-    """The latents (n, z) that every search starts from: drawn by `seed` and stored.
+    """The latents (n, z) from which every search starts, drawn with `seed` and stored.
 
     Parameters
     ----------
     n, latent_dim : int
-        Their number and size.
+        Number and dimension of the latents.
     seed : int
-        Of their own generator, so that their number changes nothing else.
+        Seed of a separate generator, so that the number of latents changes nothing else.
     """
 
     latents: Tensor
@@ -78,7 +78,7 @@ class Starts(nn.Module):
 
 @contextmanager
 def searching() -> Iterator[None]:
-    """Allow gradients where scoring has turned them off."""
+    """Enable gradients that scoring has disabled."""
     with torch.enable_grad(), denormals_flushed():
         yield
 
@@ -86,14 +86,14 @@ def searching() -> Iterator[None]:
 def search_latents(
     objective: Callable[[Tensor], Tensor], start: Tensor, steps: int, lr: float
 ) -> Tensor:
-    """Minimise `objective` by Adam on latents.
+    """Minimise `objective` over latents with Adam.
 
     Parameters
     ----------
     objective : callable
-        Maps latents (B, z) to one loss each, (B,); a loss depends on its own latent alone.
+        Maps latents (B, z) to losses (B,), each of which depends only on its own latent.
     start : Tensor (B, z)
-        Where each search begins.
+        Starting point of each search.
     steps : int
         Gradient steps.
     lr : float
@@ -113,14 +113,14 @@ def search_latents(
 
 
 class Found(NamedTuple):
-    """What a search for latents and weights ended with.
+    """The result of a search over latents and weights.
 
     Attributes
     ----------
     first, last : Tensor (B, R)
         Mean squared error of each restart before the first and after the last step.
     images : Tensor (B, R, C, H, W)
-        What the adapted generators make of the latents found.
+        Images that the adapted generators make from the latents found.
     """
 
     first: Tensor
@@ -136,9 +136,9 @@ def search_latents_and_weights(
     lr_latent: float,
     lr_weights: float,
 ) -> Found:
-    """Minimise the mean squared error of G(z) and each image by Adam on z and on a copy of G.
+    """Minimise the mean squared error of G(z) to each image with Adam, over z and a copy of G.
 
-    Each image and restart has its own copy of the weights, which starts as the model's.
+    Each image and restart has its own copy of the weights, initialised from the model.
 
     Parameters
     ----------
@@ -147,9 +147,9 @@ def search_latents_and_weights(
     x : Tensor (B, C, H, W)
         Images.
     starts : Tensor (R, z)
-        Where the restarts begin, the same for every image.
+        Starting points of the restarts, the same for every image.
     steps : int
-        Gradient steps of each restart.
+        Gradient steps per restart.
     lr_latent, lr_weights : float
         Adam's learning rates.
     """
@@ -191,9 +191,9 @@ def search_latents_and_weights(
 
 
 def images_at_once(generator: nn.Module, restarts: int) -> int:
-    """Return how many images to search together, with a copy of G for each restart."""
+    """Return how many images to search together, with one copy of G per restart."""
     parameters = list(generator.parameters())
-    # On CPUs one is fastest: the memory of its copies is used again, not asked for anew.
+    # On CPUs one is fastest, as the memory of its copies is reused.
     if parameters[0].device.type == "cpu":
         return 1
     copies = MOST_COPIES // (5 * sum(p.numel() for p in parameters))

@@ -1,10 +1,10 @@
-"""Stacks of convolutions that halve images down and double latents up, for 16 to 256 px.
+"""Stacks of strided convolutions that downsample images and upsample latents, 16 to 256 px.
 
-The published networks of the baselines are given for one image size. One rule takes them to the
-others. A network of d halvings at its own size keeps at least d; from there on each doubling of
+The baselines' networks are published for one image size. One rule extends them to other sizes. A
+network with d halvings at its published size keeps at least d. For larger images, each doubling of
 the side adds a layer next to the image, with half the channels of the published layer there. The
-generator starts from a map of side ⌈size / 2ʰ⌉ and what stands over the right and lower border
-after h doublings is cut off.
+generator starts from a map of side ⌈size / 2ʰ⌉; after h doublings, the excess at the right and
+lower borders is cropped.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Weighted = TypeVar("Weighted", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def halvings(size: int, least: int = 3) -> int:
-    """Return how often images of side `size` are halved: down to a side of 4 to 7, or `least`."""
+    """Return how often to halve images of side `size`: down to 4 to 7 px, but at least `least`."""
     return max(least, (size // 4).bit_length() - 1)
 
 
 def channels_for(size: int, published: Sequence[int], width: float) -> list[int]:
-    """Return the channels of each halving, from the image inwards, scaled by `width`."""
+    """Return the channels of each halving, from the image inwards, multiplied by `width`."""
     added = halvings(size, len(published)) - len(published)
     return [scaled(c, width) for c in [published[0] // 2] * added + list(published)]
 
 
 def normal(layer: Weighted, std: float) -> Weighted:
-    """Return `layer` with weights drawn from N(0, std²) and no bias to start with."""
+    """Initialise `layer` with weights from N(0, std²) and zero bias."""
     nn.init.normal_(layer.weight, 0.0, std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -42,41 +42,42 @@ def normal(layer: Weighted, std: float) -> Weighted:
 
 
 def signed(x: Tensor) -> Tensor:
-    """Return images in [0, 1] on the scale [−1, 1] of networks that end in tanh."""
+    """Convert images from [0, 1] to [−1, 1], the range of networks that end in tanh."""
     return 2 * x - 1
 
 
 def unsigned(x: Tensor) -> Tensor:
-    """Return images in [−1, 1] on the scale [0, 1]."""
+    """Convert images from [−1, 1] to [0, 1]."""
     return (x + 1) / 2
 
 
 class Down(nn.Sequential):
-    """Convolutions of stride 2, each with LeakyReLU, ended by flattening.
+    """Convolutions of stride 2, each with LeakyReLU, followed by flattening.
 
     Parameters
     ----------
     in_channels, size : int
         Channels and side of the input.
     channels : sequence of int
-        Of each convolution.
+        Channels of each convolution.
     kernel : int
-        3, 4 or 5; the padding makes each layer halve the side (4 rounds down, 3 and 5 up).
+        Kernel size 3, 4 or 5; padded so that each layer halves the side (4 rounds down, 3 and 5
+        round up).
     std : float
-        Of the initial weights.
+        Standard deviation of the initial weights.
     norm : {"none", "later", "all"}
-        Where there is batch normalisation; "later": in all layers but the first.
+        Which layers have batch normalisation; "later" means all but the first.
     slope : float
-        Of LeakyReLU.
+        Negative slope of LeakyReLU.
     spectral : bool
-        Whether the convolutions are spectrally normalised.
+        Whether to apply spectral normalisation to the convolutions.
     dropout : float
-        After each layer.
+        Dropout after each layer.
 
     Attributes
     ----------
     side, out_channels, features : int
-        Of the last map, and its entries (out_channels · side²).
+        Side and channels of the last map, and its number of entries (out_channels · side²).
     """
 
     def __init__(
@@ -108,23 +109,23 @@ class Down(nn.Sequential):
 
 
 class Up(nn.Module):
-    """Transposed convolutions of stride 2 with BatchNorm and ReLU, ended by tanh.
+    """Transposed convolutions of stride 2 with BatchNorm and ReLU, followed by tanh.
 
-    The first layer makes the smallest map of the latent; it is a dense layer written as a
+    The first layer turns the latent into the smallest map. It is a dense layer written as a
     transposed convolution.
 
     Parameters
     ----------
     channels, size : int
-        Channels and side of the images made.
+        Channels and side of the generated images.
     latent_dim : int
-        Size z of the latent.
+        Dimension z of the latent.
     hidden : sequence of int
-        Channels of the maps, from the latent outwards: one for each doubling.
+        Channels of the maps, from the latent outwards, one per doubling.
     kernel : int
-        3 or 4; each layer doubles the side.
+        Kernel size 3 or 4; each layer doubles the side.
     std : float
-        Of the initial weights.
+        Standard deviation of the initial weights.
     """
 
     def __init__(
@@ -150,6 +151,6 @@ class Up(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, channels, size, size) in [−1, 1] made of latents (B, latent_dim)."""
+        """Return images (B, channels, size, size) in [−1, 1] for latents (B, latent_dim)."""
         x: Tensor = self.layers(z[:, :, None, None])[..., : self.size, : self.size]
         return x.tanh()
