@@ -298,9 +298,7 @@ def test_a_detector_without_maps_says_that_it_has_no_figures_over_pixels(
     done("fit", shared, "--out", tmp_path / "m", *FAST, "--detector", "pixel-iforest")
     metrics = evaluated(tmp_path / "m", shared, tmp_path / "e")
     assert metrics["pixels"] is None
-    assert metrics["pixels_left_out"] == [
-        "There are no figures over pixels: the detector makes no maps."
-    ]
+    assert metrics["pixels_left_out"] == ["There are no pixel metrics: the detector makes no maps."]
     assert metrics["defects"]["crack"]["auroc"] > 0.5
 
 
@@ -443,7 +441,7 @@ def test_a_mask_cannot_mark_defects_in_an_image_that_is_called_normal(
     manifest.write_text(wrong, encoding="utf-8")
     line = refused("evaluate", model, manifest, "--out", tmp_path / "e")
     assert "00_mask.png" in line
-    assert "called normal" in line
+    assert "labelled normal" in line
 
 
 # -- pictures in the report ------------------------------------------------------------------------

@@ -207,7 +207,7 @@ def test_what_no_figure_covers_is_said_and_in_the_row(root: Path, tmp_path: Path
     result = done("benchmark", "--dataset", root / "bolt", *QUICK, *seeds, "--out", out)
     lines = result.stderr.splitlines()
     assert [line for line in lines if line.startswith("left out ")] == [
-        "left out   bolt: The figures over pixels leave out what has no mask: "
+        "left out   bolt: Pixel metrics leave out images without a mask: "
         "2 anomalous images have none (rip 2).",
         "left out   bolt: 2 images could not be read and are left out; the first: "
         "train/good/0.png.",
@@ -245,8 +245,8 @@ def remove(*inside: str) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove("bolt", "nut"), "must have train/good/ and test/ in it, or hold folders"),
-        (remove("nut/train/good"), "nut' must have train/good/ to learn from"),
+        (remove("bolt", "nut"), "must contain train/good/ and test/, or folders"),
+        (remove("nut/train/good"), "nut' must contain train/good/ for training"),
         (remove("nut/train/good", "nut/test/good"), "It has no train/good/."),
         (remove("nut/test/good"), "nut' must have test/good/ beside train/good/"),
         (remove("nut/test/hole", "nut/test/rip"), "has none in folders of defects in test/"),
@@ -265,7 +265,7 @@ def test_a_folder_that_cannot_be_benchmarked_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--classes", "bolt,screw"], "must be of bolt, nut, the categories of"),
+        (["--classes", "bolt,screw"], "must be among bolt, nut, the categories of"),
         (["--classes", "0"], "Got '0' instead"),
         (["--scheme", "one-vs-all"], "--scheme must be left out if --dataset is a folder"),
         (["--split", "development"], "--split must be left out"),
@@ -350,7 +350,7 @@ def test_two_categories_of_one_link_are_read_through_it(root: Path, tmp_path: Pa
     (linked / "a").symlink_to(root / "nut")
     (linked / "b").symlink_to(root / "nut")
     assert [category.name for category in find_categories(str(linked))] == ["a", "b"]
-    with pytest.raises(InputError, match="'classes' parameter must be of a, b"):
+    with pytest.raises(InputError, match="'classes' parameter must be among a, b"):
         find_categories(str(linked), ["nut"])
     listing = judging_listing(linked / "a")
     assert listing is not None

@@ -216,11 +216,11 @@ def test_forty_images_of_a_photograph_s_size_take_a_moment():
         ([mask_of("#.")], [np.zeros((2, 1))], r"\(1, 2\) and \(2, 1\) at index 0"),
         ([mask_of("#.")[0]], [np.zeros(2)], r"two-dimensional.*\(2,\) and \(2,\) at index 0"),
         ([mask_of("#.") * 255], [np.zeros((1, 2))], "boolean arrays. Got int64 at index 0"),
-        ([mask_of("#.")], [np.zeros((1, 2), int)], "floating-point numbers. Got int64"),
+        ([mask_of("#.")], [np.zeros((1, 2), int)], "floating-point arrays. Got int64"),
         (
             [mask_of("#."), mask_of("..")],
             [np.zeros((1, 2)), np.array([[np.nan, np.inf]])],
-            "'maps' parameter must hold finite values only. Got 2 at index 1",
+            "'maps' parameter must contain only finite values. Got 2 at index 1",
         ),
     ],
 )

@@ -91,14 +91,14 @@ def test_a_line_that_was_cut_short_is_dropped_and_the_next_row_is_whole(tmp_path
 
 def test_a_line_that_is_no_row_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"key": "a", "error": null}\n[]\n')
-    with pytest.raises(InputError, match=r"Line 2 of .* is no row"):
+    with pytest.raises(InputError, match=r"Line 2 of .* is not a row"):
         read_rows(tmp_path)
 
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path):
     with (
         RowsFile(tmp_path),
-        pytest.raises(InputError, match="Another benchmark is at work"),
+        pytest.raises(InputError, match="Another benchmark is running"),
         RowsFile(tmp_path),
     ):
         pass
@@ -156,7 +156,7 @@ def test_models_are_kept_when_asked_for(tmp_path):
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match=r"has other files in it and no rows\.jsonl"):
+    with pytest.raises(InputError, match=r"contains other files and no rows\.jsonl"):
         sweep([PIXELS], tmp_path)
     with pytest.raises(InputError, match="is a file"):
         sweep([PIXELS], tmp_path / "thesis.tex")

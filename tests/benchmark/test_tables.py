@@ -162,7 +162,7 @@ def test_the_notes_say_when_where_and_by_what():
 
 @pytest.mark.parametrize("other", [{"protocol": "released"}, {"split": "development"}])
 def test_rows_of_another_protocol_or_split_are_refused(other):
-    with pytest.raises(InputError, match="alone"):
+    with pytest.raises(InputError, match="contain only protocol"):
         make_tables([*whole(), row(**other)])
     assert select([*whole(), row(**other)], "paper", "test") == whole()
 
@@ -222,7 +222,7 @@ def test_every_format_puts_a_separate_league_under_its_own_heading(written, mark
         assert "pretrained-knn" in own
         assert "adcgan" not in own
         # No column to compare with the paper.
-        assert "paper " not in own.split("These use")[0]
+        assert "paper " not in own.split("These detectors use")[0]
 
 
 def test_csv_names_the_league_of_every_line():
@@ -361,7 +361,7 @@ def test_the_command_shows_a_separate_league_last_with_its_own_notes(tmp_path):
     assert "pretrained-knn" not in papers
     assert "paper's figure" in papers
     assert "adcgan" not in own
-    assert "do not compare" in own
+    assert "are not comparable" in own
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["averages.png", "classes.png"]
 
 

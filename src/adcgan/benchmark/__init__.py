@@ -1,4 +1,4 @@
-"""How good a detector is: figures over labelled images, and the record that keeps them."""
+"""Evaluation of detectors: metrics on labelled images, and the records that keep them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What the authors' released evaluation measures, and how much of it is a leak of labels.
+"""An audit of the authors' released evaluation: what it measures, and how much of that is a leak.
 
-In the release L_FL (Eq. 5) draws a fresh z for each normal test image, while all anomalous images
-share the one z that was left over from the last normal image. L_FL is then distributed
-differently in the two groups for a reason that has nothing to do with the images. Figures made
-this way are for comparison with the paper alone; they say nothing about a detector.
+The release computes L_FL (Eq. 5) with a fresh z for each normal test image, while all anomalous
+images share the z left over from the last normal image. L_FL therefore has a different distribution
+in the two groups, for a reason unrelated to the images. Figures computed this way serve only for
+comparison with the paper; they say nothing about a detector.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from adcgan.progress import Progress, terminal_progress
 from adcgan.scoring import discrimination_loss, encoded_loss, normality_score, residual_loss
 
 WARNING = "leaks labels; for audit only"
-# Of the release's D_z, whose logits go through a LeakyReLU, and of its script's default weights.
+# Slope of the LeakyReLU on the logits of the release's D_z, and ρ among its script's defaults.
 AS_IS_SLOPE, AS_IS_RHO = 0.2, 0.1
 Arithmetic = Literal["paper", "as it is"]
 Components = dict[str, NDArray[np.float64]]
@@ -39,19 +39,19 @@ _ROWS_AT_ONCE = 8192
 
 @dataclass(frozen=True, eq=False)
 class Released:
-    """AUROCs of the released evaluation by one arithmetic, on one model and the same images.
+    """AUROCs of the released evaluation under one arithmetic, for one model and set of images.
 
     Attributes
     ----------
     fresh : float
-        A fresh z for every image: the same without the leak.
+        With a fresh z for every image: the same evaluation without the leak.
     released : ndarray of float64 (draws,)
-        The release's evaluation, once for each z that the anomalous images share.
+        The released evaluation, once for each z that the anomalous images share.
     control : ndarray of float64 (draws,)
-        The same with the normal images themselves in the place of the anomalous ones. There is
-        nothing to detect, so whatever is not 0.5 is the leak.
+        The same with the normal images in place of the anomalous ones. There is nothing to detect,
+        so any deviation from 0.5 is the leak.
     without_latent : float
-        The score without L_FL, in which there is no z.
+        The score without L_FL, which involves no z.
     """
 
     fresh: float
@@ -60,7 +60,7 @@ class Released:
     without_latent: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures, JSON-ready."""
+        """Return the figures as JSON-compatible values."""
         return {
             "fresh": {"auroc": self.fresh},
             "without_latent": {"auroc": self.without_latent},
@@ -71,20 +71,20 @@ class Released:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """AUROCs of one model on the same images, by who shares which z.
+    """AUROCs of one model on the same images, by how z is shared.
 
     Attributes
     ----------
     honest : float
-        The model's own score, under which a score depends on its image alone.
+        The model's own score, where each score depends only on its image.
     paper : Released
-        With the equations' arithmetic: D_z answers by probabilities, ρ is the model's.
+        With the arithmetic of the equations: D_z outputs probabilities, and ρ is the model's.
     as_is : Released or None
-        With the release's arithmetic as it is: D_z answers by logits behind a LeakyReLU, L_FL is
-        the sum of two differences, and ρ is 0.1. None for models that judge pairs of latents,
-        which it has no arithmetic for.
+        With the release's actual arithmetic: D_z outputs logits passed through a LeakyReLU, L_FL is
+        the sum of two differences, and ρ is 0.1. None for models that judge pairs of latents, which
+        the release does not support.
     n_normal, n_anomalous : int
-        Images of either kind.
+        Number of images of each kind.
     """
 
     honest: float
@@ -94,7 +94,7 @@ class Audit:
     n_anomalous: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures, JSON-ready."""
+        """Return the figures as JSON-compatible values."""
         return {
             "warning": WARNING,
             "n_normal": self.n_normal,
@@ -107,7 +107,7 @@ class Audit:
 
 
 def _distribution(aurocs: NDArray[np.float64]) -> dict[str, Any]:
-    """Return values and what sums them up."""
+    """Return the values and their summary statistics."""
     names = ("minimum", "p05", "median", "p95", "maximum")
     levels = np.quantile(aurocs, [0, 0.05, 0.5, 0.95, 1]).tolist()
     return dict(zip(names, levels, strict=True)) | {"aurocs": aurocs.tolist()}
@@ -118,8 +118,8 @@ def released_assessment(
 ) -> tuple[NDArray[np.int64], Components]:
     """Compute the components of the score as the released evaluation does.
 
-    Means instead of sums; in L_FL G(E(x)) stands for G(z), with a fresh z for each normal image,
-    while every anomalous image gets the one of the last normal image.
+    It uses means instead of sums. In L_FL, G(E(x)) replaces G(z), with a fresh z for each normal
+    image, while every anomalous image gets the z of the last normal image.
 
     Parameters
     ----------
@@ -127,21 +127,21 @@ def released_assessment(
         A fitted ADCGAN with a latent critic. One trained on single latents (``latent="single"``)
         judges one latent at a time, as the release does; one trained on pairs judges pairs.
     normal, anomalous : ImageSet
-        The images, of the size the detector was trained on.
+        The images, of the size on which the detector was trained.
     seed : int
-        Draws the z of the normal images.
+        Seed for the z of the normal images.
 
     Returns
     -------
     labels : ndarray of int64 (n,)
         0 for the normal images, which come first, 1 for the anomalous ones.
     components : dict of str to ndarray of float64 (n,)
-        By the names of `adcgan.scoring.COMPONENTS`.
+        Keyed by the names in `adcgan.scoring.COMPONENTS`.
 
     Raises
     ------
     InputError
-        If the detector is another system, or has no latent critic.
+        If the detector is not an ADCGAN or has no latent critic.
     """
     model = _with_latent_critic(detector)
     on_normal, on_anomalous = _Encoded(model, normal), _Encoded(model, anomalous)
@@ -164,23 +164,23 @@ def audit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Audit:
-    """Measure how the released evaluation's AUROC varies with the z that anomalies share.
+    """Measure how the AUROC of the released evaluation varies with the shared z.
 
     Parameters
     ----------
     detector, normal, anomalous
         As in `released_assessment`.
     draws : int, default=200
-        How many shared z to try, at least 1. Everything else is computed once.
+        Number of shared z to try, at least 1. Everything else is computed once.
     seed : int, default=0
-        Draws every z.
+        Seed for all z.
     progress : Progress, optional
-        Where progress is reported; a bar when standard error is a terminal.
+        Where to report progress. By default, a progress bar if standard error is a terminal.
 
     Raises
     ------
     InputError
-        As `released_assessment`, and if `draws` is below 1.
+        As for `released_assessment`, or if `draws` is below 1.
     """
     if draws < 1:
         raise InputError(f"The 'draws' parameter must be at least 1. Got {draws!r} instead.")
@@ -216,7 +216,7 @@ def _released(
     arithmetic: Arithmetic,
     progress: Progress,
 ) -> Released:
-    """Return the figures by one arithmetic; `zs` are those of either kind, and those shared."""
+    """Return the figures under one arithmetic; `zs` are those of each kind and the shared ones."""
     z_normal, z_anomalous, shared = zs
     normal = on_normal.score(z_normal, arithmetic)
     labels = np.repeat(np.array([0, 1]), [len(z_normal), len(z_anomalous)])
@@ -237,14 +237,14 @@ def _released(
 
 
 class _Encoded:
-    """What the released score needs of a set of images, apart from z.
+    """Everything that the released score needs from a set of images, except z.
 
     Attributes
     ----------
     components : dict of str to ndarray (n,)
-        The three components without z, as means.
+        The three components that do not depend on z, as means.
     e_x, e_x_hat : Tensor (n, Z)
-        E(x), and E(G(E(x))), on the detector's device.
+        E(x) and E(G(E(x))), on the detector's device.
     """
 
     def __init__(self, model: ADCGANModel, images: ImageSet) -> None:
@@ -272,16 +272,16 @@ class _Encoded:
         assert judge is not None
         self.judge, self.single = judge, settings.latent == "single"
         self.lam, self.rho = settings.lam, settings.rho
-        # What D_z judges in L_FL without a z: E(x) and E(G(E(x))), or the pair of them.
+        # The inputs of D_z in L_FL that involve no z: E(x) and E(G(E(x))), or the pair of them.
         alone = [self.e_x, self.e_x_hat]
         self._fixed = alone if self.single else [torch.cat(alone, dim=1)]
 
     @torch.no_grad()
     def latent(self, z: Tensor, arithmetic: Arithmetic = "paper") -> NDArray[np.float64]:
-        """Return L_FL (n,) as released, for `z` (n, Z), or (1, Z) shared by all images."""
+        """Return the released L_FL (n,) for `z` (n, Z), or for (1, Z) shared by all images."""
         fixed = [_judged(self.judge, latents, arithmetic) for latents in self._fixed]
         if self.single:
-            # D_z's two answers come stacked, and so does their difference.
+            # D_z's two outputs are stacked, and so is their difference.
             of_x, of_x_hat = fixed
             of_z = _judged(self.judge, z, arithmetic)
             both = torch.stack([(of_x_hat - of_x).abs(), (of_z - of_x_hat).abs()])
@@ -292,14 +292,14 @@ class _Encoded:
         return loss.double().cpu().numpy()
 
     def score(self, z: Tensor | None, arithmetic: Arithmetic = "paper") -> NDArray[np.float64]:
-        """Return the normality score (n,) of Eq. 4 as released; without z, without L_FL."""
+        """Return the released normality score (n,) of Eq. 4, without L_FL if `z` is None."""
         rho = self.rho if arithmetic == "paper" else AS_IS_RHO
         latent = {} if z is None else {"latent": self.latent(z, arithmetic)}
         return normality_score(self.components | latent, self.lam, rho)
 
 
 def _judged(judge: LatentCritic, latents: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """Return D_z's answers (n,): probabilities, or logits behind the release's LeakyReLU."""
+    """Return D_z's outputs (n,): probabilities, or logits after the release's LeakyReLU."""
     logits = torch.cat([judge(rows) for rows in torch.split(latents, _ROWS_AT_ONCE)])
     return logits.sigmoid() if arithmetic == "paper" else F.leaky_relu(logits, AS_IS_SLOPE)
 
@@ -312,15 +312,15 @@ def _fresh(model: ADCGANModel, n: int, sequence: np.random.SeedSequence) -> Tens
 
 
 def _with_latent_critic(detector: Detector) -> ADCGANModel:
-    """Return the detector's model, or refuse one that the release has no evaluation for."""
+    """Return the detector's model, or raise `InputError` if the release cannot evaluate it."""
     if not isinstance(detector, ADCGAN):
         raise InputError(
-            "The released protocol is AD-CGAN's: the detector must be adcgan. "
+            "The released protocol supports only AD-CGAN: the detector must be adcgan. "
             f"Got {detector.system} instead."
         )
     if detector.latent == "none":
         raise InputError(
-            "The released protocol needs the latent critic, which latent='none' leaves out."
+            "The released protocol needs the latent critic, which latent='none' omits."
         )
     model = detector.backend
     assert isinstance(model, ADCGANModel)
@@ -330,19 +330,19 @@ def _with_latent_critic(detector: Detector) -> ADCGANModel:
 def audited_images(
     test: ImageSet, train: ImageSet | None, scheme: str, class_: int
 ) -> tuple[ImageSet, ImageSet]:
-    """Return the normal and the anomalous images that an audit is made on.
+    """Return the normal and the anomalous images for an audit.
 
     Parameters
     ----------
     test : ImageSet
         The test split, with labels.
     train : ImageSet or None
-        The training split, with labels: its anomalous images join, as in the release. None leaves
-        them out.
+        The training split, with labels, whose anomalous images are added, as in the release. None
+        leaves them out.
     scheme : {"one-vs-all", "all-vs-one"}
-        Whether `class_` is the one normal class or the one anomalous class.
+        Whether `class_` is the only normal class or the only anomalous class.
     class_ : int
-        The class.
+        Class number.
     """
     normal, anomalous = _by_label(test, scheme, class_)
     if train is None:

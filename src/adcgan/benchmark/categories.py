@@ -1,4 +1,4 @@
-"""Folders in the layout of industrial sets as material for the benchmark: a category each."""
+"""Categories: folders in the layout of industrial data sets, as input for the benchmark."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Category:
-    """One kind of part: normal photographs to learn from, others to be judged on.
+    """One kind of part, with normal images for training and other images for testing.
 
     Parameters
     ----------
     dataset : str
-        What rows call the set: the name of its folder.
+        Name of the data set in rows: that of its folder.
     name : str
-        What rows call the category: the name of its own folder.
+        Name of the category in rows: that of its own folder.
     folder : str
-        Where it is on this machine.
+        Path on this machine.
     images : str
-        A hash of the names and sizes of its files, which tells sets of one name apart.
+        Hash of the names and sizes of its files, which distinguishes sets with the same name.
     """
 
     dataset: str
@@ -52,25 +52,25 @@ class Category:
 
 
 def is_folder_set(dataset: str) -> bool:
-    """Say whether a benchmark's data set is meant to be a folder, not one with classes."""
+    """Return whether a data set given to the benchmark is a folder, not a set with classes."""
     return dataset not in DATASETS
 
 
 def find_categories(data: str, names: Sequence[str] | None = None) -> list[Category]:
-    """Return the categories of a folder, in alphabetical order.
+    """Find the categories of a folder, in alphabetical order.
 
     Parameters
     ----------
     data : str
-        A folder that is a category or holds some, or a name of `adcgan.data.FOLDER_SETS`.
+        A folder that is a category or contains categories, or a name in `adcgan.data.FOLDER_SETS`.
     names : sequence of str or None
-        Which of them; None for all.
+        Categories to return; None means all.
 
     Raises
     ------
     InputError
-        There is no such folder or category, or one that is wanted has no normal images to learn
-        from, or not both normal and defective ones to be judged on.
+        There is no such folder or category, or a category lacks normal images for training or
+        normal and defective images for testing.
     """
     if data not in FOLDER_SETS and not os.path.isdir(os.path.expanduser(data)):
         known = ", ".join([*DATASETS, *FOLDER_SETS])
@@ -81,13 +81,13 @@ def find_categories(data: str, names: Sequence[str] | None = None) -> list[Categ
     found = categories(data)
     if not found:
         raise InputError(
-            f"The folder {valid_name(data)!r} must have {TRAIN}/{GOOD}/ and {TEST}/ in it, or hold "
-            "folders (categories) that have. It has neither."
+            f"The folder {valid_name(data)!r} must contain {TRAIN}/{GOOD}/ and {TEST}/, or folders "
+            "(categories) that do. It contains neither."
         )
     for name in names or ():
         if name not in found:
             raise InputError(
-                f"The 'classes' parameter must be of {', '.join(found)}, the categories of "
+                f"The 'classes' parameter must be among {', '.join(found)}, the categories of "
                 f"{valid_name(data)!r}. Got {name!r} instead."
             )
     wanted = found if names is None else {name: found[name] for name in found if name in names}
@@ -98,9 +98,9 @@ def find_categories(data: str, names: Sequence[str] | None = None) -> list[Categ
 
 
 def category_images(category: Category, detector: Detector) -> tuple[ImageSet, ImageSet]:
-    """Return what a detector learns from, without labels, and what it is judged on, with them.
+    """Return the training images, without labels, and the test images, with labels.
 
-    Both are as the detector takes photographs; masks and types of defects come with the second.
+    Both are resized as the detector requires. The test images come with masks and defect types.
     """
     learned, judged = _listings(category.folder)
     train = load_images(learned, image_size=detector.image_size, resize=detector.resize, cache=True)
@@ -115,7 +115,7 @@ def category_images(category: Category, detector: Detector) -> tuple[ImageSet, I
 
 
 def prepare_categories(wanted: Iterable[tuple[Category, Detector]]) -> None:
-    """Decode the images and read the masks once, so that what is wrong with them is said early."""
+    """Decode the images and read the masks once, so that errors in them are reported early."""
     seen: set[tuple[str, int | None, str]] = set()
     for category, detector in wanted:
         kind = (category.folder, detector.image_size, detector.resize)
@@ -126,26 +126,26 @@ def prepare_categories(wanted: Iterable[tuple[Category, Detector]]) -> None:
 
 
 def _listings(folder: str | Path) -> tuple[Listing, Listing]:
-    """Return the images of a category to learn from, and those to be judged on."""
+    """List the training images and the test images of a category."""
     learned, judged = training_listing(folder), judging_listing(folder)
     if learned is None or judged is None:
         raise InputError(
-            f"The folder {valid_name(str(folder))!r} must have {TRAIN}/{GOOD}/ to learn from, and "
-            f"{TEST}/{GOOD}/ and folders of defects in {TEST}/ to be evaluated on. It has no "
+            f"The folder {valid_name(str(folder))!r} must contain {TRAIN}/{GOOD}/ for training, "
+            f"and {TEST}/{GOOD}/ and folders of defects in {TEST}/ for testing. It has no "
             f"{TRAIN}/{GOOD}/."
         )
     return learned, judged
 
 
 def _checked(folder: Path) -> str:
-    """Refuse a category that no detector can be judged on; return the hash of its files."""
+    """Check that detectors can be tested on a category; return the hash of its files."""
     learned, judged = _listings(folder)
     labels = {item.label for item in judged.images}
     for label, place in ((0, f"{TEST}/{GOOD}/"), (1, f"folders of defects in {TEST}/")):
         if label not in labels:
             raise InputError(
-                f"The folder {valid_name(str(folder))!r} must have normal and defective images in "
-                f"{TEST}/ to be evaluated on. It has none in {place}."
+                f"The folder {valid_name(str(folder))!r} must contain normal and defective images "
+                f"in {TEST}/ for testing. It has none in {place}."
             )
     files = [
         (item.file.name, _size(item.file.path), item.mask and _size(item.mask))
@@ -155,7 +155,7 @@ def _checked(folder: Path) -> str:
 
 
 def _size(path: str) -> int | None:
-    """Return the bytes of a file, None where it cannot be looked at."""
+    """Return the size of a file in bytes, or None if it cannot be accessed."""
     try:
         return os.path.getsize(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""Rows of photographs with defects as tables: a row for each category, a column for each detector.
+"""Tables of results on images with defects: one row per category, one column per detector.
 
-The paper has no such figures. Image AUROC comes first, then, where masks give them, pixel AUROC and
-PRO, then the image AUROC of each type of defect.
+The paper reports no such figures. Image AUROC comes first, then pixel AUROC and PRO if there are
+masks, then the image AUROC of each defect type.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _TITLES = {
 }
 _PRETRAINED = "Pretrained on ImageNet: a separate league. "
 
-# Detector, settings as text.
+# Detector, and its settings as text.
 _Method = tuple[str, str]
-# By subject, method and seed, in percent.
+# Percentages by subject, method and seed.
 _Figures = dict[str, dict[_Method, dict[int, float]]]
 
 
 def category_tables(rows: Sequence[Row], settings: Callable[[Row], str]) -> list[Table]:
-    """Return the tables of rows whose scheme is `adcgan.benchmark.protocol.DEFECTS`.
+    """Build the tables of rows whose scheme is `adcgan.benchmark.protocol.DEFECTS`.
 
-    For each set and league, one table for each figure that any row has. A mean over categories is
-    shown where there are several, over the seeds that have all of them.
+    For each data set and league, there is one table per figure that any row has. If there are
+    several categories, a line shows their mean over the seeds for which all of them are complete.
 
     Parameters
     ----------
     rows : sequence of dict
-        One for each cell.
+        One row per cell.
     settings : callable
-        Says what sets a row apart from one of the detector's defaults.
+        Returns a description of the settings in which a row differs from the detector's defaults.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row["dataset"], row["class"], row["images"])):
@@ -59,7 +59,7 @@ def category_tables(rows: Sequence[Row], settings: Callable[[Row], str]) -> list
 def _tables(
     league: str, dataset: str, rows: Sequence[Row], settings: Callable[[Row], str]
 ) -> list[Table]:
-    """Return the tables of one set and league."""
+    """Build the tables of one data set and league."""
     methods = sorted(
         {(row["detector"], settings(row)) for row in rows},
         key=lambda method: (list(DETECTORS).index(method[0]), method[1]),
@@ -95,7 +95,7 @@ def _key(dataset: str, subject: str, method: _Method) -> tuple[str, str, str, st
 
 
 def _names(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
-    """Return what each category is called: with its hash, where its name alone says too little."""
+    """Return the display name of each category, with its hash if the name is ambiguous."""
     seen = {(row["class"], row["images"]) for row in rows}
     names = [name for name, _ in seen]
     return {
@@ -105,7 +105,7 @@ def _names(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
 
 
 def _values(row: Row, figure: str) -> Mapping[str, float | None]:
-    """Return a row's values of a figure in percent, by the type of defect or ""."""
+    """Return a row's values of a figure in percent, by defect type or ""."""
     if figure == "defect_auroc":
         defects: dict[str, Any] = row["defects"] or {}
         return {kind: 100 * found["auroc"] for kind, found in defects.items()}
@@ -114,7 +114,7 @@ def _values(row: Row, figure: str) -> Mapping[str, float | None]:
 
 
 def _mean(dataset: str, found: _Figures, method: _Method) -> Line:
-    """Return the line of a detector's mean over categories."""
+    """Return the line with a detector's mean over categories."""
     by_category = [seeds.get(method, {}) for seeds in found.values()]
     whole = set.intersection(*(set(seeds) for seeds in by_category))
     means = {seed: float(np.mean([seeds[seed] for seeds in by_category])) for seed in sorted(whole)}

@@ -1,4 +1,4 @@
-"""A cell of the benchmark: one detector, trained once, on one class or category of one set."""
+"""A cell of the benchmark: one detector, trained once on one class or category of a data set."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from adcgan.errors import InputError
 
 Setting: TypeAlias = "bool | int | float | str | None"
 
-# What a cell says itself, or what is no part of a result.
+# Parameters that the cell determines or that do not affect results.
 _NO_SETTINGS = {"random_state": "seeds", "device": "device"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """All that decides one row of results, apart from the code and the machine.
+    """Everything that determines one row of results, apart from the code and the machine.
 
     Parameters
     ----------
     dataset : str
-        A name in `adcgan.DATASETS`, or that of the folder that `category` is of.
+        A name in `adcgan.DATASETS`, or the name of the folder that contains `category`.
     scheme : {"one-vs-all", "all-vs-one", "defects"}
-        Whether `class_` is the one normal or the one anomalous class; "defects" with `category`.
+        Whether `class_` is the only normal or the only anomalous class; "defects" with `category`.
     class_ : int or None
-        The class's number; None with `category`.
+        Class number; None with `category`.
     detector : str
         A name in `adcgan.DETECTORS`.
     settings : tuple of (str, value)
-        Constructor parameters that differ from the protocol's, sorted by name.
+        Constructor parameters that differ from those of the protocol, sorted by name.
     seed : int
-        The detector's ``random_state``; draws the training images too where `max_train` is given.
+        The detector's ``random_state``. With `max_train`, it also seeds the choice of images.
     protocol : {"paper", "released"}
-        The honest protocol, or the release's, which leaks labels.
+        The honest protocol, or that of the release, which leaks labels.
     split : {"test", "development"}
-        What the detector is judged on.
+        Images on which the detector is evaluated.
     max_train : int or None
-        Most images given to ``fit``.
+        Maximum number of images passed to ``fit``.
     epochs : int or None
-        The detector's ``epochs`` where it differs from the protocol's.
+        The detector's ``epochs``, if it differs from that of the protocol.
     category : Category or None
-        The photographs, where the set has no classes.
+        The images, if the data set has no classes.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A name for the cell that is the same on every machine and usable as a file name."""
+        """Name of the cell, the same on every machine and valid as a file name."""
         text = json.dumps(self.identity(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         dataset, class_ = _plain(self.dataset), _plain(str(self.identity()["class"]))
@@ -73,16 +73,16 @@ class Cell:
 
     @property
     def class_name(self) -> str:
-        """What people call the class or the category."""
+        """Display name of the class or the category."""
         if self.category is not None:
             return self.category.name
         assert self.class_ is not None
         return DATASETS[self.dataset].class_names[self.class_]
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the row, JSON-ready, by the names that rows use.
+        """Return the fields that determine the row, as JSON-compatible values by column name.
 
-        A category is the ``class`` of its rows, and ``images`` says which files it had.
+        The category is the ``class`` of its rows, and ``images`` identifies its files.
         """
         category = self.category
         return {
@@ -99,20 +99,20 @@ class Cell:
         }
 
     def all_settings(self) -> dict[str, Setting]:
-        """Return every constructor parameter that differs from the protocol's."""
+        """Return all constructor parameters that differ from those of the protocol."""
         epochs = {} if self.epochs is None else {"epochs": self.epochs}
         return dict(sorted((dict(self.settings) | epochs).items()))
 
 
 def make_detector(cell: Cell, device: str = "auto") -> Detector:
-    """Return the untrained detector of a cell.
+    """Create the untrained detector of a cell.
 
     Parameters
     ----------
     cell : Cell
-        Which one.
+        The cell.
     device : str, default="auto"
-        Where it computes.
+        Device of the detector.
     """
     kind = DETECTORS[cell.detector]
     chosen = protocol_settings(kind, cell.scheme, cell.protocol)
@@ -132,26 +132,26 @@ def plan(
     max_train: int | None = None,
     epochs: int | None = None,
 ) -> list[Cell]:
-    """Return the cells of a sweep, all classes of a seed before the next seed.
+    """Return the cells of a sweep, ordered by seed and then by class.
 
     Parameters
     ----------
     dataset, scheme, protocol, split, max_train
-        As in `Cell`.
+        See `Cell`.
     classes : sequence of int or None
-        Which classes to single out, one cell each; None for every class.
+        Classes to single out, one cell each; None means all classes.
     detectors : mapping of str to mapping
-        For each detector by name, the parameters to set. What equals the protocol's own value
-        is dropped, so that a cell has one key however it was asked for.
+        Parameters to set, by name of the detector. Values that equal those of the protocol are
+        dropped, so that a cell has the same key however it is specified.
     seeds : sequence of int
-        One cell each.
+        Seeds, one cell each.
     epochs : int or None
-        For every detector that has epochs.
+        Epochs for all detectors that have them.
 
     Raises
     ------
     InputError
-        A name, a class or a parameter is not as described.
+        A name, a class or a parameter is invalid.
     """
     _one_of("dataset", dataset, DATASETS)
     _one_of("scheme", scheme, SCHEMES)
@@ -161,7 +161,7 @@ def plan(
     for class_ in classes or ():
         if not 0 <= class_ < n_classes:
             raise InputError(
-                f"The 'classes' parameter must hold numbers from 0 to {n_classes - 1} for "
+                f"The 'classes' parameter must contain numbers from 0 to {n_classes - 1} for "
                 f"{dataset}. Got {class_} instead."
             )
     _check_max_train(max_train)
@@ -183,19 +183,19 @@ def plan_categories(
     max_train: int | None = None,
     epochs: int | None = None,
 ) -> list[Cell]:
-    """Return the cells of a sweep over folders, all categories of a seed before the next seed.
+    """Return the cells of a sweep over folders, ordered by seed and then by category.
 
     Parameters
     ----------
     categories : sequence of Category
-        As `adcgan.benchmark.categories.find_categories` returns them; one cell each.
+        Result of `adcgan.benchmark.categories.find_categories`; one cell each.
     detectors, seeds, max_train, epochs
-        As for `plan`. What equals the detector's default is dropped.
+        As for `plan`. Values that equal the detector's defaults are dropped.
 
     Raises
     ------
     InputError
-        A name or a parameter is not as described.
+        A name or a parameter is invalid.
     """
     _check_max_train(max_train)
     changed = _changed(Cell("", DEFECTS, None, ""), detectors, epochs)
@@ -218,20 +218,20 @@ def plan_categories(
 
 
 def _check_max_train(max_train: int | None) -> None:
-    """Refuse to learn from nothing."""
+    """Raise `InputError` unless there is at least one training image."""
     if max_train is not None and max_train < 1:
         raise InputError(f"The 'max_train' parameter must be at least 1. Got {max_train} instead.")
 
 
 def _plain(name: str) -> str:
-    """Return what of a name can be part of a file's name everywhere."""
+    """Return a name without characters that are not portable in file names."""
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:40]
 
 
 def _changed(
     like: Cell, detectors: Mapping[str, Mapping[str, Setting]], epochs: int | None
 ) -> dict[str, tuple[tuple[tuple[str, Setting], ...], int | None]]:
-    """Return, by detector, the settings and the epochs that differ from the protocol's."""
+    """Return, by detector, the settings and epochs that differ from those of the protocol."""
     changed = {}
     had_epochs = False
     for name, given in detectors.items():
@@ -243,8 +243,8 @@ def _changed(
         if epochs is not None and "epochs" in usual:
             if "epochs" in asked:
                 raise InputError(
-                    f"The 'epochs' parameter and the setting 'epochs' of {name} say the same "
-                    "thing; give one of them."
+                    f"The 'epochs' parameter and the setting 'epochs' of {name} mean the same. "
+                    "Give only one of them."
                 )
             asked["epochs"] = epochs
             had_epochs = True
@@ -262,12 +262,12 @@ def _changed(
 
 
 def _check_settings(name: str, asked: Mapping[str, Setting], usual: Mapping[str, Any]) -> None:
-    """Refuse parameters that are unknown, not the user's to set here, or out of range."""
+    """Raise `InputError` for settings that are unknown, reserved or out of range."""
     for key in asked:
         if key in _NO_SETTINGS:
             raise InputError(
-                f"The {key!r} parameter of {name} must not be among the settings: the "
-                f"benchmark's {_NO_SETTINGS[key]!r} decides it."
+                f"The {key!r} parameter of {name} must not be among the settings: it is set by the "
+                f"benchmark's {_NO_SETTINGS[key]!r}."
             )
         if key not in usual:
             raise InputError(f"{name} has no parameter {key!r}. It has {', '.join(sorted(usual))}.")
@@ -275,16 +275,16 @@ def _check_settings(name: str, asked: Mapping[str, Setting], usual: Mapping[str,
 
 
 def _check_protocol(detector: str, like: Cell) -> None:
-    """Refuse the released protocol where the release has none."""
+    """Raise `InputError` if the release does not cover this detector or split."""
     if like.protocol == "released" and (detector != "adcgan" or like.split != "test"):
         raise InputError(
-            "The released protocol is AD-CGAN's and on the test split. "
+            "The released protocol supports only AD-CGAN and the test split. "
             f"Got detector {detector!r} and split {like.split!r} instead."
         )
 
 
 def _check_latent(detector: str, like: Cell, settings: Mapping[str, Setting]) -> None:
-    """Refuse a model without latent critic where the protocol needs it."""
+    """Raise `InputError` if the protocol needs a latent critic and there is none."""
     if like.protocol == "released" and settings.get("latent") == "none":
         raise InputError(
             f"The released protocol needs the latent critic of {detector}. Got latent='none'."
@@ -292,7 +292,7 @@ def _check_latent(detector: str, like: Cell, settings: Mapping[str, Setting]) ->
 
 
 def _one_of(parameter: str, value: str, allowed: Any) -> None:
-    """Refuse a name that is not in `allowed`."""
+    """Raise `InputError` if `value` is not in `allowed`."""
     if value not in allowed:
         raise InputError(
             f"The '{parameter}' parameter must be one of {', '.join(allowed)}. "

@@ -1,4 +1,4 @@
-"""Figures for each type of defect and, where masks mark them, for defective pixels."""
+"""Metrics for each defect type and, given masks, for defective pixels."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from adcgan.data import ImageSet
     from adcgan.data.ragged import Maps
 
-# What a defect is called that nobody gave a type.
+# Name for defects without a type.
 UNTYPED = "no type"
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Which pixels of n readable images are defective, at the size of `adcgan.data.masks`.
+    """The defective pixels of n readable images, at the size of `adcgan.data.masks`.
 
     Attributes
     ----------
     masks : list of (ndarray of bool (H, W), or None)
-        None for an anomalous image without a mask, which no figure over pixels can take in.
+        None for anomalous images without a mask, which pixel metrics leave out.
     sizes : list of (int, int)
-        Width and height of each photograph.
+        Width and height of each original image.
     resize : str
-        How the model's images are made of photographs.
+        How images are resized for the model.
     longest : int
-        Of the longer side, at most.
+        Maximum length of the longer side.
     """
 
     masks: list[NDArray[np.bool_] | None]
@@ -53,7 +53,7 @@ class Truth:
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Which images can be part of figures over pixels, shape (n,)."""
+        """Which images pixel metrics can include, shape (n,)."""
         return np.array([mask is not None for mask in self.masks], dtype=bool)
 
 
@@ -63,20 +63,20 @@ def read_truth(images: ImageSet, resize: str) -> Truth | None:
     Parameters
     ----------
     images : ImageSet
-        With labels. A normal image has an all-zero mask.
+        Images with labels. Normal images have all-zero masks.
     resize : str
-        How the model's images are made of photographs.
+        How images are resized for the model.
 
     Returns
     -------
     Truth or None
-        None where such data has no masks.
+        None if the data has no masks.
 
     Raises
     ------
     InputError
-        If a mask is refused by `adcgan.data.masks.read_mask`, or marks a defect in an image that
-        is called normal.
+        If `adcgan.data.masks.read_mask` rejects a mask, or a mask marks a defect in an image
+        labelled normal.
     """
     if images.masks is None or images.files is None or images.labels is None:
         return None
@@ -88,11 +88,11 @@ def read_truth(images: ImageSet, resize: str) -> Truth | None:
         if images.labels[i] == 0:
             if mask is not None and mask.any():
                 raise InputError(
-                    f"The mask {path!r} must mark no pixel, as its image {file!r} is called "
-                    f"normal. It marks {int(mask.sum())}."
+                    f"The mask {path!r} must not mark any pixels, as its image {file!r} is "
+                    f"labelled normal. It marks {int(mask.sum())}."
                 )
             seen = seen_size(*sizes[i], resize, longest)
-            # One value for all pixels takes no memory.
+            # A single value broadcast to all pixels takes no memory.
             mask = np.broadcast_to(np.False_, seen[::-1])
         masks.append(mask)
     return Truth(masks, sizes, resize, longest)
@@ -105,31 +105,31 @@ def defect_figures(
     truth: Truth | None,
     maps: Maps | None,
 ) -> dict[str, Any]:
-    """Return figures of images for each type of defect, and of pixels for each type and all.
+    """Compute image metrics for each defect type, and pixel metrics for each type and overall.
 
-    Every type is judged against all normal images. Maps are brought to the photographs' size.
+    Each type is compared with all normal images. Maps are resized to the size of the originals.
 
     Parameters
     ----------
     images : ImageSet
-        With labels: 1 anomalous, 0 normal; n readable images.
+        Images with labels (1 anomalous, 0 normal), of which n are readable.
     scores : ndarray of float64 (n,)
-        Higher is more anomalous.
+        Scores; higher is more anomalous.
     flagged : ndarray of bool (n,)
-        Whether the threshold calls an image anomalous.
+        Whether an image's score is above the threshold.
     truth : Truth or None
-        What `read_truth` returned for the images.
+        Result of `read_truth` for the images.
     maps : Maps or None
-        Anomaly maps of the images; None where the detector makes none.
+        Anomaly maps of the images, or None if the detector makes none.
 
     Returns
     -------
     dict
-        ``defects``: by type, ``n``, ``auroc``, ``auroc_ci95``, ``caught`` (share at the
-        threshold), ``n_masks`` and ``pixels``, which is what `pixel_summary` returns, or None.
-        ``pixels``: the same of all images with ``n_masks`` and ``longest_side`` (what larger
-        photographs are reduced to), or None. ``pixels_left_out``: why
-        there are no such figures, or of fewer images than there are; one line each.
+        ``defects``: by type, ``n``, ``auroc``, ``auroc_ci95``, ``caught`` (fraction found at the
+        threshold), ``n_masks`` and ``pixels``, the result of `pixel_summary` or None. ``pixels``:
+        the same for all images, with ``n_masks`` and ``longest_side`` (to which larger images are
+        reduced), or None. ``pixels_left_out``: reasons why pixel metrics are missing or leave out
+        images, one line each.
     """
     assert images.labels is not None
     anomalous = images.labels == 1
@@ -139,16 +139,14 @@ def defect_figures(
     if truth is not None:
         left_out += _without_masks(names[anomalous & ~truth.known].tolist(), bool(types))
         if maps is None and truth.known[anomalous].any():
-            left_out.append("There are no figures over pixels: the detector makes no maps.")
+            left_out.append("There are no pixel metrics: the detector makes no maps.")
 
     def over_pixels(chosen: NDArray[np.bool_], called: str) -> dict[str, Any] | None:
         if truth is None or maps is None or not truth.known[chosen].any():
             return None
         kept = np.flatnonzero((chosen | ~anomalous) & truth.known)
         if not any(_marked(truth, int(i)) for i in kept):
-            left_out.append(
-                f"The figures over pixels of {called} are left out: its masks are empty."
-            )
+            left_out.append(f"Pixel metrics for {called} are left out: the masks are empty.")
             return None
         return pixel_summary(
             _Made(kept, lambda i: truth.masks[i]),
@@ -176,7 +174,7 @@ def defect_figures(
 
 
 class _Made(Sequence[Any]):
-    """Arrays that are made when they are asked for, so that not all are held at a time."""
+    """Arrays that are computed on access, so that not all are in memory at once."""
 
     def __init__(self, index: NDArray[np.intp], make: Callable[[int], Any]) -> None:
         self._index, self._make = index, make
@@ -194,10 +192,10 @@ def _marked(truth: Truth, i: int) -> bool:
 
 
 def _without_masks(names: list[str], typed: bool) -> list[str]:
-    """Say in a line which anomalous images have no mask, if any."""
+    """Report in one line which anomalous images have no mask, if any."""
     if not names:
         return []
     counts = ", ".join(f"{name} {n}" for name, n in sorted(Counter(names).items()))
     which = f" ({counts})" if typed else ""
     have = "1 anomalous image has" if len(names) == 1 else f"{len(names):,} anomalous images have"
-    return [f"The figures over pixels leave out what has no mask: {have} none{which}."]
+    return [f"Pixel metrics leave out images without a mask: {have} none{which}."]

@@ -1,4 +1,4 @@
-"""One fitted detector judged on labelled images."""
+"""Evaluation of a fitted detector on labelled images."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ UNREADABLE = -1
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a detector said of every image, what was true, and the figures that follow.
+    """A detector's scores for every image, the labels and the resulting metrics.
 
     Parameters
     ----------
     assessment : Assessment
-        One row for each input, unreadable ones included.
+        One row per input, including unreadable ones.
     labels : ndarray of shape (n_items,), int64
-        1 anomalous, 0 normal, -1 unreadable; rows as in `assessment`.
+        1 anomalous, 0 normal, -1 unreadable, in the order of `assessment`.
     metrics : dict
-        JSON-ready; the keys are listed at `evaluate`.
+        JSON-compatible values; see `evaluate` for the keys.
     """
 
     assessment: Assessment
@@ -40,24 +40,23 @@ class Evaluation:
 
 
 def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
-    """Score labelled images once and compute every figure from those scores.
+    """Score labelled images once and compute all metrics from those scores.
 
-    Nothing is chosen or normalised on these images: the threshold in force is the one that
-    held-out normal training images gave.
+    Nothing is chosen or normalised on these images: the threshold is the detector's own, set on
+    held-out normal training images.
 
     Parameters
     ----------
     detector : Scorer
         A fitted detector, or an exported one.
     images : ImageSet
-        With labels: 1 anomalous, 0 normal. Images that could not be read are counted and left
-        out of the figures. Types of defects and masks, where there are any, give figures for
-        each type and over pixels.
+        Images with labels: 1 anomalous, 0 normal. Unreadable images are counted and left out of
+        the metrics. If there are defect types or masks, metrics per type or per pixel are added.
 
     Returns
     -------
     Evaluation
-        Its `metrics` hold the keys of `adcgan.benchmark.metrics.summary` and ``components``
+        Its `metrics` have the keys of `adcgan.benchmark.metrics.summary` and ``components``
         and ``variants`` (name to AUROC), ``at_threshold``, ``n_unreadable``, ``unreadable``
         (names), those of `adcgan.benchmark.defects.defect_figures`, ``data``, ``detector``,
         ``settings``, ``versions``, ``hardware``, ``date``.
@@ -65,7 +64,7 @@ def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
     Raises
     ------
     InputError
-        If the images have no labels, or lack one of the two classes, or a mask is wrong.
+        If the images have no labels or lack one of the two classes, or a mask is invalid.
     """
     if images.labels is None:
         raise InputError(
@@ -75,10 +74,10 @@ def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
     found = np.unique(images.labels).tolist()
     if found != [0, 1]:
         raise InputError(
-            "The 'images' parameter of evaluate must hold normal (label 0) and anomalous "
+            "The 'images' parameter of evaluate must contain normal (label 0) and anomalous "
             f"(label 1) images. Got labels {found[:5]} instead."
         )
-    # Before the images are scored, which takes longer than to find a wrong mask.
+    # Read the masks before scoring, which takes longer than finding an invalid mask.
     marked = None if images.masks is None else read_truth(images, detector.target_.resize)
     mapped = marked is not None and bool(marked.known[images.labels == 1].any()) and _maps(detector)
     assessment = detector.assess(images, maps=True) if mapped else detector.assess(images)
@@ -107,7 +106,7 @@ def evaluate(detector: Scorer, images: ImageSet) -> Evaluation:
 
 
 def _maps(detector: Scorer) -> bool:
-    """Say whether a detector makes anomaly maps."""
+    """Return whether a detector makes anomaly maps."""
     blank = np.zeros((1, *detector.image_shape_), np.uint8)
     return detector.backend.scored(blank).anomaly_map is not None
 
@@ -122,9 +121,9 @@ def _aurocs(
 def _at_threshold(
     detector: Scorer, truth: NDArray[np.int64], flagged: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Return what the threshold in force does on these images.
+    """Return the counts and rates at the detector's threshold.
 
-    ``fpr`` is None where `contamination` set the threshold, not a false-positive budget.
+    ``fpr`` is None if `contamination` set the threshold instead of a false-positive budget.
     """
     return {
         "fpr_budget": detector.fpr,
@@ -137,8 +136,8 @@ def _at_threshold(
 
 
 def _record(detector: Scorer) -> dict[str, Any]:
-    """Return what a reader needs to repeat the figures."""
-    # Imported here so that the figures alone can be had without torch.
+    """Return what is needed to reproduce the metrics."""
+    # Imported here so that the metrics can be used without torch.
     from adcgan.detectors import DETECTORS
     from adcgan.training import resolve_device
     from adcgan.training.runlog import hardware, versions

@@ -1,4 +1,4 @@
-"""Tables as text: for terminals, Markdown, LaTeX and CSV."""
+"""Tables as text, for terminals and in Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adcgan.benchmark.lines import MISSING, SEEDS_FOR_A_CLAIM, Line, Table
 from adcgan.data import DATASETS
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
-# What else tells the lines of a table apart.
+# Further columns that identify a line.
 _SUBJECTS: dict[int, tuple[str, ...]] = {1: (), 3: ("class",), 4: ("score",)}
 _CSV_COLUMNS = (
     *("table", "league", "protocol", "split", "dataset", "scheme", "subject", "method", "settings"),
@@ -27,19 +27,19 @@ _LATEX = {
 
 
 def grid(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Return the column names and the cells of a table, as people read them.
+    """Return the column names and the cells of a table as text.
 
     Parameters
     ----------
     table : Table
-        Which one.
+        The table.
 
     Returns
     -------
     columns : list of str
         The first two are the data set and the scheme.
     rows : list of list of str
-        One for each line; of categories, one for each category, with a column for each detector.
+        One row per line; for categories, one row per category with a column per detector.
     """
     if table.figure:
         return _pivoted(table)
@@ -58,7 +58,7 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def _pivoted(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Return a table of categories with its detectors side by side."""
+    """Return a table of categories with detectors as columns."""
     methods = list(dict.fromkeys((line.detector, line.settings) for line in table.lines))
     by_subject: dict[tuple[str, str, str], list[str]] = {}
     for line in table.lines:
@@ -69,17 +69,17 @@ def _pivoted(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(tables: Iterable[Table]) -> str:
-    """Return tables as Markdown."""
+    """Format tables as Markdown."""
     return "\n".join(_markdown(table) for table in tables)
 
 
 def latex(tables: Iterable[Table]) -> str:
-    """Return tables as LaTeX that needs no package."""
+    """Format tables as LaTeX that needs no packages."""
     return "\n".join(_latex(table) for table in tables)
 
 
 def comma_separated(tables: Iterable[Table]) -> str:
-    """Return all tables as one CSV file, a line for each figure, in percent."""
+    """Format all tables as one CSV file, with one figure in percent per line."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -110,7 +110,7 @@ def comma_separated(tables: Iterable[Table]) -> str:
 
 
 def _subject(table: Table, line: Line) -> str:
-    """Return the class with its name, or the variant."""
+    """Return the class number with its name, or the variant."""
     if table.number != 3:
         return line.subject
     name = DATASETS[line.dataset].class_names[int(line.subject)]
@@ -118,21 +118,21 @@ def _subject(table: Table, line: Line) -> str:
 
 
 def _settings(line: Line) -> str:
-    """Return what differs from the benchmark's defaults."""
+    """Return the settings that differ from the benchmark's defaults."""
     if line.settings:
         return line.settings
     return "" if line.state == MISSING else "default"
 
 
 def _ours(line: Line) -> str:
-    """Return our figure with its spread, or why there is none."""
+    """Return our figure with its spread, or the reason why there is none."""
     if line.ours is None:
         return line.state
     return f"{line.ours:.1f}" + ("" if line.spread is None else f" ± {line.spread:.1f}")
 
 
 def _interval(line: Line) -> str:
-    """Return how sure our figure is, or why that cannot be said."""
+    """Return the confidence interval of our figure, or the reason why there is none."""
     if line.ours is None:
         return ""
     if len(line.seeds) < SEEDS_FOR_A_CLAIM:
@@ -144,7 +144,7 @@ def _interval(line: Line) -> str:
 
 
 def _paper(line: Line) -> str:
-    """Return the paper's figure, and where it lies to our interval."""
+    """Return the paper's figure and its position relative to our interval."""
     if line.paper is None:
         return "–"
     text = f"{line.paper:.1f}"
@@ -156,7 +156,7 @@ def _paper(line: Line) -> str:
 
 
 def _digits(value: float | None) -> str:
-    """Return a figure for a machine."""
+    """Return a figure in machine-readable form."""
     return "" if value is None else f"{value:.4f}"
 
 
@@ -168,7 +168,7 @@ def _markdown(table: Table) -> str:
 
 
 def _piped(cells: Sequence[str]) -> str:
-    """Return one row of a Markdown table."""
+    """Format one row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -196,5 +196,5 @@ def _latex(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text that LaTeX prints as it is."""
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(c, c) for c in text).replace("–", "--")

@@ -1,4 +1,4 @@
-"""The lines of a table of results, and what several seeds say together."""
+"""The lines of result tables, and statistics over seeds."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from scipy.special import stdtrit
 
 from adcgan.benchmark.published import Subject
 
-# Below this many seeds nothing is said of how sure a figure is.
+# Minimum number of seeds for a confidence interval.
 SEEDS_FOR_A_CLAIM = 3
 MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of ours beside the paper's.
+    """One of our figures and the paper's figure.
 
     Attributes
     ----------
     dataset, scheme, detector : str
-        What was measured.
+        The data set, the scheme and the detector.
     subject : str
-        "average" over classes, the number of one class, or a variant of the score.
+        "average" over classes, the number of a class, or a variant of the score.
     settings : str
-        What differs from the benchmark's defaults, "" if nothing does.
+        Settings that differ from the benchmark's defaults, "" if none do.
     seeds : tuple of int
-        The seeds that `ours` is the mean of.
+        Seeds over which `ours` is averaged.
     ours, spread : float or None
-        Mean and standard deviation over seeds in percent; no spread with one seed.
+        Mean and standard deviation over seeds in percent; with one seed, there is no spread.
     interval : tuple of float or None
-        Student's 95% interval of the mean over seeds, from `SEEDS_FOR_A_CLAIM` seeds on.
+        Student's 95% interval of the mean over seeds, if there are `SEEDS_FOR_A_CLAIM` or more.
     paper : float or None
         The paper's figure in percent.
     state : str
-        Why there is no figure of ours: "missing", or how many of the classes there are.
+        Why we have no figure: "missing", or how many of the classes are done.
     """
 
     dataset: str
@@ -54,25 +54,25 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables, one like it for another league, or one of categories.
+    """One of the paper's tables, the same table for another league, or a table of categories.
 
     Attributes
     ----------
     number : int
-        1, 3 or 4; of another league, that of the paper's table with the same subjects; 0 for
-        photographs with defects, of which the paper has none.
+        1, 3 or 4, as in the paper; for another league, the number of the paper's table with the
+        same subjects; 0 for images with defects, which are not in the paper.
     title : str
-        What it shows; says so first if the figures are no honest ones.
+        Title of the table, which starts with a warning if the figures are not honest ones.
     lines : sequence of Line
-        In the paper's order.
+        Lines in the paper's order.
     notes : sequence of str
-        What a reader must know beside the figures.
+        Notes to the figures.
     protocol, split : str
-        What all rows behind it have in common.
+        Protocol and split of all underlying rows.
     league : str
-        "" for the paper's tables, else the `Detector.league` of its detectors.
+        "" for the paper's tables, otherwise the `Detector.league` of its detectors.
     figure : str
-        With `number` 0, what is shown: a line for each category and detector.
+        With `number` 0, the figure that is shown, one line per category and detector.
     """
 
     number: int
@@ -92,20 +92,20 @@ def line_of(
     paper: float | None,
     state: str,
 ) -> Line:
-    """Return a line from one value in percent for each seed; `state` is for none.
+    """Build a line from one value in percent per seed; `state` is used if there are none.
 
     Parameters
     ----------
     key : tuple of str
         Data set, scheme, subject and detector.
     settings : str
-        What differs from the benchmark's defaults.
+        Settings that differ from the benchmark's defaults.
     by_seed : mapping of int to float
-        May be empty.
+        Values by seed; may be empty.
     paper : float or None
         The paper's figure in percent.
     state : str
-        Why there is no value.
+        Why there are no values.
     """
     dataset, scheme, subject, detector = key
     if not by_seed:
@@ -119,15 +119,15 @@ def line_of(
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean, and the standard deviation of a sample if there is more than one value."""
+    """Return the mean and, for more than one value, the sample standard deviation."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return float(np.mean(values)), spread
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's 95% interval of the mean, None below `SEEDS_FOR_A_CLAIM` values.
+    """Return Student's 95% interval of the mean, or None below `SEEDS_FOR_A_CLAIM` values.
 
-    Equal values have none either: a detector without randomness is not surer for more seeds.
+    Equal values also give None: repeating a deterministic detector does not add certainty.
     """
     mean, spread = mean_and_spread(values)
     n = len(values)

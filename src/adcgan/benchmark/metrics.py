@@ -1,7 +1,7 @@
-"""Figures that say how well scores separate anomalous images from normal ones.
+"""Metrics for how well scores separate anomalous images from normal ones.
 
-Everywhere a label is 1 for an anomalous image and 0 for a normal one, and a higher score means
-more anomalous. No figure is ever flipped: a detector worse than chance has an AUROC below 0.5.
+Labels are 1 for anomalous images and 0 for normal ones, and a higher score means more anomalous.
+Metrics are never flipped: a detector worse than chance has an AUROC below 0.5.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from adcgan.errors import InputError
 
-# Resampled images held at a time, so that the interval of a million scores fits in memory.
+# Resampled images per chunk, so that the interval for a million scores fits in memory.
 _CHUNK = 2_000_000
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the area under the ROC curve.
+    """Compute the area under the ROC curve.
 
-    It is the chance that a random anomalous image scores above a random normal one, ties
-    counting one half.
+    It is the probability that a random anomalous image scores above a random normal one, where
+    ties count one half.
 
     Parameters
     ----------
@@ -34,45 +34,45 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     Returns
     -------
     float
-        In [0, 1]; 0.5 is chance.
+        AUROC in [0, 1]; 0.5 is chance.
 
     Raises
     ------
     InputError
-        If one class only is there, a label is not 0 or 1, a score is not finite, or the
-        lengths differ.
+        If only one class occurs, a label is not 0 or 1, a score is not finite, or the lengths
+        differ.
     """
     return float(sklearn.metrics.roc_auc_score(*_checked(labels, scores)))
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the average precision, anomalous images being the positives.
+    """Compute the average precision, with anomalous images as positives.
 
-    Parameters and errors are those of `auroc`. The value is in [0, 1]; chance is the share of
+    Parameters and errors are as for `auroc`. The value is in [0, 1]; chance is the fraction of
     anomalous images.
     """
     return float(sklearn.metrics.average_precision_score(*_checked(labels, scores)))
 
 
 def fpr_at_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float = 0.95) -> float:
-    """Return the share of normal images flagged when at least `tpr` of the anomalous ones are.
+    """Compute the false-positive rate at a true-positive rate of at least `tpr`.
 
     Parameters
     ----------
     labels, scores : array-like of shape (n,)
-        As in `auroc`.
+        See `auroc`.
     tpr : float, default=0.95
-        The true-positive rate that must be reached, in (0, 1].
+        Required true-positive rate, in (0, 1].
 
     Returns
     -------
     float
-        In [0, 1]; lower is better.
+        Fraction of normal images flagged, in [0, 1]; lower is better.
 
     Raises
     ------
     InputError
-        As `auroc`, and if `tpr` is outside (0, 1].
+        As for `auroc`, or if `tpr` is outside (0, 1].
     """
     if not 0 < tpr <= 1:
         raise InputError(
@@ -90,18 +90,18 @@ def auroc_interval(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return a percentile bootstrap interval of the AUROC, resampling within each class.
+    """Compute a percentile bootstrap interval of the AUROC, resampling within each class.
 
-    It covers the choice of test images only; another training seed moves the AUROC as well.
+    It covers only the sampling of test images; the AUROC also varies with the training seed.
 
     Parameters
     ----------
     labels, scores : array-like of shape (n,)
-        As in `auroc`.
+        See `auroc`.
     confidence : float, default=0.95
-        The interval's coverage, in (0, 1).
+        Coverage of the interval, in (0, 1).
     n_bootstrap : int, default=1000
-        How many resamples, at least 1.
+        Number of resamples, at least 1.
     seed : int, default=0
         Seed of the resampling; the same seed gives the same interval.
 
@@ -113,7 +113,7 @@ def auroc_interval(
     Raises
     ------
     InputError
-        As `auroc`, and if `confidence` or `n_bootstrap` is out of range.
+        As for `auroc`, or if `confidence` or `n_bootstrap` is out of range.
     """
     if not 0 < confidence < 1:
         raise InputError(
@@ -144,9 +144,9 @@ def auroc_interval(
 def roc_points(
     labels: ArrayLike, scores: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return false- and true-positive rates over all thresholds, both rising from 0 to 1.
+    """Return the false- and true-positive rates at all thresholds, both rising from 0 to 1.
 
-    Parameters and errors are those of `auroc`. Points on a straight part are left out.
+    Parameters and errors are as for `auroc`. Collinear points are dropped.
     """
     false, true, _ = sklearn.metrics.roc_curve(*_checked(labels, scores))
     return false, true
@@ -155,9 +155,9 @@ def roc_points(
 def precision_recall_points(
     labels: ArrayLike, scores: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision and recall over all thresholds, recall falling from 1 to 0.
+    """Return precision and recall at all thresholds, with recall falling from 1 to 0.
 
-    Parameters and errors are those of `auroc`.
+    Parameters and errors are as for `auroc`.
     """
     precision, recall, _ = sklearn.metrics.precision_recall_curve(
         *_checked(labels, scores), drop_intermediate=True
@@ -166,9 +166,9 @@ def precision_recall_points(
 
 
 def summary(labels: ArrayLike, scores: ArrayLike) -> dict[str, Any]:
-    """Return every figure of this module.
+    """Compute all metrics of this module.
 
-    Parameters and errors are those of `auroc`.
+    Parameters and errors are as for `auroc`.
 
     Returns
     -------
@@ -194,10 +194,10 @@ def _resampled_auroc(
     n_rows: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Return the AUROC of `n_rows` resamples; `normal` and `anomalous` hold ranks of scores."""
+    """Return the AUROCs of `n_rows` resamples; `normal` and `anomalous` are ranks of scores."""
     n_normal = _resampled_counts(normal, n_levels, n_rows, rng)
     n_anomalous = _resampled_counts(anomalous, n_levels, n_rows, rng)
-    # Pairs won at a level: every normal image below it, and half of those that tie.
+    # Pairs won at a level: all normal images below it and half of those that tie.
     won = np.cumsum(n_normal, axis=1) - n_normal / 2
     pairs = len(normal) * len(anomalous)
     values: NDArray[np.float64] = np.einsum("rl,rl->r", n_anomalous, won) / pairs
@@ -207,14 +207,14 @@ def _resampled_auroc(
 def _resampled_counts(
     ranks: NDArray[np.intp], n_levels: int, n_rows: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return (n_rows, n_levels): how many of each row's resampled images have each rank."""
+    """Return the count of each rank in each resample (n_rows, n_levels)."""
     drawn = ranks[rng.integers(len(ranks), size=(n_rows, len(ranks)))]
     drawn += n_levels * np.arange(n_rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=n_rows * n_levels).reshape(n_rows, n_levels)
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return labels and scores as arrays that every figure here is defined for."""
+    """Return labels and scores as valid arrays, or raise `InputError`."""
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise InputError(
@@ -224,17 +224,17 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], N
     found = np.unique(labels).tolist()
     if not set(found) <= {0, 1}:
         raise InputError(
-            "The 'labels' parameter must hold 0 (normal) and 1 (anomalous) only. "
+            "The 'labels' parameter must contain only 0 (normal) and 1 (anomalous). "
             f"Got {found[:5]} instead."
         )
     if len(found) < 2:
         raise InputError(
-            "The 'labels' parameter must hold normal (0) and anomalous (1) images. "
+            "The 'labels' parameter must contain both normal (0) and anomalous (1) images. "
             f"Got {'only ' + str(found[0]) if found else 'none'} instead."
         )
     if not np.isfinite(scores).all():
         raise InputError(
             "The 'scores' parameter must be finite. "
-            f"Got {int((~np.isfinite(scores)).sum())} scores that are not."
+            f"Got {int((~np.isfinite(scores)).sum())} scores that are not finite."
         )
     return labels.astype(np.int64), scores

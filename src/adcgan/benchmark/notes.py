@@ -1,4 +1,4 @@
-"""What a reader must know beside the figures of a table."""
+"""Notes to the figures of result tables."""
 
 from __future__ import annotations
 
@@ -6,65 +6,65 @@ from collections.abc import Iterable, Sequence
 
 from adcgan.benchmark.rows import Row
 
-_SPREAD = "± is the standard deviation over seeds, of the mean over classes where there is one."
+_SPREAD = "± is the standard deviation over seeds; for averages, that of the mean over classes."
 _PRETRAINED = (
-    "These use what a network learned from a million labelled photographs, of cats, dogs, "
-    "vehicles and clothes among others. The paper's systems learn from the normal images "
-    "alone, so figures of the two do not compare."
+    "These detectors use a network trained on a million labelled photographs, including cats, "
+    "dogs, vehicles and clothes. The paper's systems learn from normal images alone, so the two "
+    "are not comparable."
 )
 _INTERVAL = "The interval is Student's 95% interval over seeds"
 
 
 def paper_notes(rows: Sequence[Row], split: str) -> list[str]:
-    """Return what goes with figures that stand beside the paper's.
+    """Return the notes to tables that compare with the paper.
 
     Parameters
     ----------
     rows : sequence of dict
-        The rows of results behind the figures, failures included.
+        The underlying rows of results, including failures.
     split : {"test", "development"}
-        What the detectors were judged on.
+        Images on which the detectors were evaluated.
     """
     notes = [
         _SPREAD,
-        f"{_INTERVAL}; beside the paper's figure stands where it lies to it. The spread of the "
-        "paper's own figure, a mean of three runs, is left out.",
+        f"{_INTERVAL}; the paper's figure is marked as inside, above or below it. The spread of "
+        "the paper's figure, a mean of three runs, is not considered.",
     ]
     if split == "development":
-        notes.append("The paper's figures are of the test split.")
+        notes.append("The paper's figures are for the test split.")
     return notes + _provenance(rows)
 
 
 def category_notes(rows: Sequence[Row], pretrained: bool) -> list[str]:
-    """Return what goes with figures of photographs with defects, by category.
+    """Return the notes to tables of images with defects, by category.
 
     Parameters
     ----------
     rows : sequence of dict
         As for `paper_notes`.
     pretrained : bool
-        Whether their detectors were pretrained on other images.
+        Whether the detectors were pretrained on other images.
     """
     return [
         *([_PRETRAINED] if pretrained else []),
-        "± is the standard deviation over seeds; a figure without it is of one seed.",
+        "± is the standard deviation over seeds; figures without it come from one seed.",
         *left_out_lines(rows),
         *_provenance(rows),
     ]
 
 
 def left_out_lines(rows: Iterable[Row]) -> list[str]:
-    """Say of photographs with defects which are in no figure, or in none over pixels.
+    """Report which images with defects are left out of all metrics or of pixel metrics.
 
     Parameters
     ----------
     rows : iterable of dict
-        Rows of results; those of classes have nothing to say.
+        Rows of results; rows of classes are ignored.
 
     Returns
     -------
     list of str
-        Each line once, with its detectors where it does not hold for all of the category's.
+        Each line once, with its detectors unless it holds for all detectors of the category.
     """
     detectors: dict[str, set[str]] = {}
     said: dict[tuple[str, str], set[str]] = {}
@@ -85,7 +85,7 @@ def left_out_lines(rows: Iterable[Row]) -> list[str]:
 
 
 def pretrained_notes(rows: Sequence[Row]) -> list[str]:
-    """Return what goes with figures of detectors that were pretrained on other images.
+    """Return the notes to tables of detectors that were pretrained on other images.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def pretrained_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _provenance(rows: Sequence[Row]) -> list[str]:
-    """Return when, where and from what the figures came, and how many cells failed."""
+    """Return the date, device and commit of the figures and the number of failed cells."""
     done = [row for row in rows if row["error"] is None]
     notes = []
     if done:
@@ -116,5 +116,5 @@ def _provenance(rows: Sequence[Row]) -> list[str]:
 
 
 def _listed(rows: Iterable[Row], field: str) -> str:
-    """Return the values that occur, as text."""
+    """Return the distinct values of a field as text."""
     return ", ".join(sorted({row[field] for row in rows}))

@@ -1,9 +1,9 @@
-"""Figures that say how well anomaly maps find the defective pixels that masks mark.
+"""Metrics for how well anomaly maps find the defective pixels that masks mark.
 
-Everywhere a mask is True at defective pixels and all False for a normal image, a higher map value
-means more anomalous, and pixel i of a mask belongs to pixel i of its map. Images may differ in
-size. All figures are exact and pool the pixels of all images: a large image weighs more than a
-small one, except in `pro`, where a small defect weighs as much as a large one.
+Masks are True at defective pixels and all False for normal images. A higher map value means more
+anomalous, and pixel i of a mask corresponds to pixel i of its map. Images may differ in size. All
+metrics are exact and pool the pixels of all images, so a large image weighs more than a small one.
+The exception is `pro`, in which a small defect weighs as much as a large one.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from adcgan.errors import InputError
 
-# Pixels that touch at a corner belong to one region, as in MVTec AD's evaluation.
+# 8-connectivity: pixels that touch at a corner belong to one region, as in MVTec AD's evaluation.
 _TOUCHING = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class BestF1:
-    """The best F1 of any threshold, chosen with the masks in view.
+    """The best F1 over all thresholds, chosen with knowledge of the masks.
 
     Attributes
     ----------
     f1 : float
-        In (0, 1].
+        F1 in (0, 1].
     threshold : float
-        Pixels above it are the ones flagged; the highest, where several thresholds do as well.
-        It is chosen on test data, so it describes a map and is never used to decide anything:
-        `adcgan.scoring.regions.pixel_threshold` gives the one that decides.
+        Pixels above it are flagged. If several thresholds are equally good, the highest. It is
+        chosen on test data, so it only describes a map and is never used for decisions; for
+        those, see `adcgan.scoring.regions.pixel_threshold`.
     """
 
     f1: float
@@ -41,68 +41,68 @@ class BestF1:
 
 
 def pixel_auroc(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> float:
-    """Return the area under the ROC curve of all pixels.
+    """Compute the area under the ROC curve of all pixels.
 
-    It is the chance that a random defective pixel has a higher value than a random normal one,
-    ties counting one half.
+    It is the probability that a random defective pixel has a higher value than a random normal
+    one, where ties count one half.
 
     Parameters
     ----------
     masks : sequence of array-like of bool, each of shape (H_i, W_i)
-        True where the image is defective. Defective and normal pixels must both occur.
+        True at defective pixels. Both defective and normal pixels must occur.
     maps : sequence of array-like of float, each of shape (H_i, W_i)
-        Anomaly maps of the same images; finite, higher is more anomalous.
+        Anomaly maps of the same images, finite; higher is more anomalous.
 
     Returns
     -------
     float
-        In [0, 1]; 0.5 is chance. It is never flipped.
+        AUROC in [0, 1]; 0.5 is chance. It is never flipped.
 
     Raises
     ------
     InputError
-        If the numbers of masks and maps or the shapes of a pair differ, one is not
-        two-dimensional, a mask is not boolean, a map is not finite, or no pixel is defective or
-        none is normal.
+        If the numbers of masks and maps or the shapes of a pair differ, an array is not
+        two-dimensional, a mask is not boolean, a map is not finite, or there are no defective or
+        no normal pixels.
     """
     return _auroc(_counted(masks, maps))
 
 
 def pixel_average_precision(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> float:
-    """Return the average precision over all pixels, defective ones being the positives.
+    """Compute the average precision over all pixels, with defective pixels as positives.
 
-    Parameters and errors are those of `pixel_auroc`. The value is in (0, 1]; chance is the share
+    Parameters and errors are as for `pixel_auroc`. The value is in (0, 1]; chance is the fraction
     of defective pixels.
     """
     return _average_precision(_counted(masks, maps))
 
 
 def pro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float = 0.3) -> float:
-    """Return the per-region overlap, averaged over false-positive rates up to `max_fpr`.
+    """Compute the per-region overlap, averaged over false-positive rates up to `max_fpr`.
 
     A region is a set of defective pixels of one image that touch at a side or a corner. The
-    overlap at a threshold is the share of a region's pixels that is above it, averaged over all
-    regions, whatever their size. The curve of the overlap against the share of normal pixels (of
-    all images) above the threshold is integrated from 0 to `max_fpr`, interpolated there, and
-    divided by `max_fpr`: AU-PRO of Bergmann, Batzner, Fauser, Sattlegger and Steger, "The MVTec
-    Anomaly Detection Dataset", IJCV 129 (2021).
+    overlap at a threshold is the fraction of a region's pixels above it, averaged over all
+    regions regardless of their size. The curve of the overlap against the fraction of normal pixels
+    (of all images) above the threshold is integrated from 0 to `max_fpr`, with interpolation at the
+    end, and divided by `max_fpr`. This is the AU-PRO of Bergmann, Batzner, Fauser, Sattlegger and
+    Steger, "The MVTec Anomaly Detection Dataset", IJCV 129 (2021).
 
     Parameters
     ----------
     masks, maps : sequence of array-like, each of shape (H_i, W_i)
-        As in `pixel_auroc`.
+        See `pixel_auroc`.
     max_fpr : float, default=0.3
-        Where the integral ends, in (0, 1].
+        Upper limit of the integral, in (0, 1].
 
     Returns
     -------
     float
-        In [0, 1]; a map without any information has `max_fpr` / 2.
+        Value in [0, 1]; an uninformative map scores `max_fpr` / 2.
 
     Raises
     ------
     InputError
-        As `pixel_auroc`, and if `max_fpr` is outside (0, 1].
+        As for `pixel_auroc`, or if `max_fpr` is outside (0, 1].
     """
     if not 0 < max_fpr <= 1:
         raise InputError(
@@ -112,20 +112,20 @@ def pro(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike], max_fpr: float = 
 
 
 def best_f1(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> BestF1:
-    """Return the best F1 that one threshold for all pixels reaches, and that threshold.
+    """Find the best F1 of a single threshold for all pixels, and that threshold.
 
-    The threshold is chosen on test data and so is never used to decide anything: the figure is
-    an upper bound of what a threshold chosen without the masks would reach.
+    The threshold is chosen on test data, so it is never used for decisions. The F1 is an upper
+    bound for thresholds chosen without the masks.
 
-    Parameters and errors are those of `pixel_auroc`.
+    Parameters and errors are as for `pixel_auroc`.
     """
     return _best_f1(_counted(masks, maps))
 
 
 def pixel_summary(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> dict[str, Any]:
-    """Return every figure of this module, from one pass over the pixels.
+    """Compute all metrics of this module in one pass over the pixels.
 
-    Parameters and errors are those of `pixel_auroc`.
+    Parameters and errors are as for `pixel_auroc`.
 
     Returns
     -------
@@ -150,24 +150,24 @@ def pixel_summary(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> dict
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """What is above and at each of the k distinct values of defective pixels, highest first.
+    """Counts above and at each of the k distinct values of defective pixels, highest first.
 
-    No other threshold matters: between two such values only normal pixels come in, so the true
-    positives stand still. Looking up few defective pixels among sorted normal ones takes a
-    fraction of the time and memory of an argsort of all.
+    No other threshold matters: between two such values only normal pixels are added, so the true
+    positives stay constant. Looking up a few defective pixels among sorted normal ones takes a
+    fraction of the time and memory of an argsort of all pixels.
 
     Attributes
     ----------
     values : ndarray (k,)
-        Falling.
+        Distinct values, in descending order.
     true : ndarray of int64 (k,)
-        Defective pixels at or above each value; the last is all of them.
+        Number of defective pixels at or above each value; the last counts all of them.
     overlap : ndarray of float64 (k,)
-        Share of a region at or above each value, averaged over regions; the last is 1.
+        Fraction of a region at or above each value, averaged over regions; the last is 1.
     false_above, false : ndarray of int64 (k,)
-        Normal pixels above each value, and at or above it.
+        Number of normal pixels above each value, and at or above it.
     n_normal, n_regions : int
-        How many normal pixels and how many defective regions there are.
+        Number of normal pixels and of defective regions.
     """
 
     values: NDArray[Any]
@@ -184,32 +184,32 @@ class _Counts:
 
 
 def _auroc(counts: _Counts) -> float:
-    """Return the share of pairs of a defective and a normal pixel that are in order."""
+    """Return the fraction of pairs of a defective and a normal pixel in the right order."""
     at_value = np.diff(counts.true, prepend=0)
     lost = at_value @ ((counts.false_above + counts.false) / 2)
     return float(1 - lost / counts.n_normal / counts.n_defect)
 
 
 def _average_precision(counts: _Counts) -> float:
-    """Return the mean precision over defective pixels, each as the last that is flagged."""
+    """Return the precision at each defective pixel's value, averaged over these pixels."""
     at_value = np.diff(counts.true, prepend=0)
     precision = counts.true / (counts.true + counts.false)
     return float(at_value @ precision / counts.n_defect)
 
 
 def _best_f1(counts: _Counts) -> BestF1:
-    """Return the best of the F1 at each value."""
+    """Return the best F1 over all values."""
     f1 = 2 * counts.true / (counts.true + counts.false + counts.n_defect)
     best = int(np.argmax(f1))
-    # The pixels at this value are flagged, so the threshold is the number just below it.
+    # Pixels at this value are flagged, so the threshold is the next smaller number.
     below = np.nextafter(counts.values[best], -np.inf, dtype=counts.values.dtype)
     return BestF1(float(f1[best]), float(below))
 
 
 def _pro(counts: _Counts, max_fpr: float) -> float:
-    """Return the area below the overlap up to `max_fpr`, over `max_fpr`."""
-    # Two points a value: above it, and at or above it. From one to the other the curve rises, on
-    # a slant where normal pixels tie; from there to the next value's first point it is level.
+    """Return the area under the overlap curve up to `max_fpr`, divided by `max_fpr`."""
+    # Two points per value: above it, and at or above it. Between them the curve rises, at a slant
+    # if normal pixels tie; from there to the first point of the next value it is flat.
     n_points = 2 * len(counts.values) + 1
     fpr, overlap = np.ones(n_points), np.ones(n_points)
     fpr[:-1:2] = counts.false_above / counts.n_normal
@@ -225,7 +225,7 @@ def _pro(counts: _Counts, max_fpr: float) -> float:
 
 
 def _counted(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> _Counts:
-    """Check masks and maps, and count what lies above each value of a defective pixel."""
+    """Check masks and maps, and count the pixels above each value of a defective pixel."""
     if len(masks) != len(maps):
         raise InputError(
             "The 'masks' and 'maps' parameters must be equally long. "
@@ -243,27 +243,27 @@ def _counted(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> _Counts:
     n_normal = sum(map(len, normal))
     if not defect or not n_normal:
         raise InputError(
-            "The 'masks' parameter must mark at least one pixel as defective and leave at least "
-            f"one normal. Got {sum(map(len, defect))} defective and {n_normal} normal pixels "
+            "The 'masks' parameter must mark at least one pixel as defective and at least one as "
+            f"normal. Got {sum(map(len, defect))} defective and {n_normal} normal pixels "
             "instead."
         )
     ordered = np.concatenate(normal)
     normal.clear()
     ordered.sort()
     region, values = np.concatenate(regions), np.concatenate(defect)
-    # Of one type, for the number just below a value to be above every smaller one.
+    # Use one type, so that the number just below a value is at least any smaller value.
     values = values.astype(np.promote_types(values.dtype, ordered.dtype), copy=False)
     falling = np.argsort(values)[::-1]
     values, region = values[falling], region[falling]
     share = (1 / np.bincount(region))[region]
-    # The last pixel of each run of equal values.
+    # Last pixel of each run of equal values.
     last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
     overlap = np.cumsum(share)[last]
     values = values[last]
     return _Counts(
         values=values,
         true=last + 1,
-        # By its own last entry, so that rounding leaves a perfect map at 1.
+        # Divide by the last entry, so that a perfect map gives 1 despite rounding.
         overlap=overlap / overlap[-1],
         false_above=n_normal - np.searchsorted(ordered, values, side="right"),
         false=n_normal - np.searchsorted(ordered, values, side="left"),
@@ -275,28 +275,28 @@ def _counted(masks: Sequence[ArrayLike], maps: Sequence[ArrayLike]) -> _Counts:
 def _checked(
     index: int, mask: ArrayLike, anomaly_map: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Return one image's mask and map as arrays that every figure here is defined for."""
+    """Return an image's mask and map as valid arrays, or raise `InputError`."""
     mask, values = np.asarray(mask), np.asarray(anomaly_map)
     if values.ndim != 2 or mask.shape != values.shape:
         raise InputError(
-            "The 'masks' and 'maps' parameters must hold two-dimensional arrays, a mask of the "
-            f"same shape for every map. Got shapes {mask.shape} and {values.shape} at index "
+            "The 'masks' and 'maps' parameters must contain two-dimensional arrays, with the same "
+            f"shape for each mask and its map. Got shapes {mask.shape} and {values.shape} at index "
             f"{index} instead."
         )
     if mask.dtype != np.bool_:
         raise InputError(
-            "The 'masks' parameter must hold boolean arrays. "
+            "The 'masks' parameter must contain boolean arrays. "
             f"Got {mask.dtype} at index {index} instead."
         )
     if not np.issubdtype(values.dtype, np.floating):
         raise InputError(
-            "The 'maps' parameter must hold arrays of floating-point numbers. "
+            "The 'maps' parameter must contain floating-point arrays. "
             f"Got {values.dtype} at index {index} instead."
         )
     n_finite = int(np.isfinite(values).sum())
     if n_finite < values.size:
         raise InputError(
-            "The 'maps' parameter must hold finite values only. "
-            f"Got {values.size - n_finite} at index {index} that are not."
+            "The 'maps' parameter must contain only finite values. "
+            f"Got {values.size - n_finite} at index {index} that are not finite."
         )
     return mask, values

@@ -1,6 +1,6 @@
-"""Which images train a detector and which it is judged on: from labels to indices.
+"""The benchmark's protocols: which images are for training and which for testing.
 
-Every function is pure, so who sees which image can be tested without an image.
+The functions are pure and map labels to indices, so they can be tested without images.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from adcgan.detectors import Detector
 
 SCHEMES = ("one-vs-all", "all-vs-one")
-# Not of classes: a folder says which photographs are normal and which have defects.
+# For folders of normal and defective images, which have no classes.
 DEFECTS = "defects"
 SPLITS = ("test", "development")
 PROTOCOLS = ("paper", "released")
 
-# What the development split takes from the training split: this share of the normal images, and
-# no more than this many images of either kind.
+# The development split takes this fraction of the normal training images, and at most this many
+# images of each kind.
 DEVELOPMENT_SHARE = 0.2
 DEVELOPMENT_CAP = 5000
-# The same images for every cell, so that settings are compared on equal terms.
+# The images are the same for every cell, so that settings can be compared.
 _DEVELOPMENT_SEED = 0
-# Keep the streams of random numbers that share one seed apart.
+# Separate random streams for one seed.
 _NORMAL, _ANOMALOUS, _SUBSET = 0, 1, 2
 
-# The paper trains longer where many classes are normal (A.3). The other scheme's epochs are the
+# The paper trains longer if many classes are normal (A.3). The epochs of the other scheme are the
 # constructor's defaults.
 _SCHEME_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("adcgan", "all-vs-one"): {"warmup_epochs": 15, "epochs": 35},
 }
-# The release's latent critic judges latents one at a time.
+# The release's latent critic judges single latents.
 _RELEASED_SETTINGS: dict[str, Any] = {"latent": "single"}
 
 
@@ -48,13 +48,13 @@ class Partition:
     Attributes
     ----------
     train : ndarray of intp (n,)
-        Normal images to learn from: ascending indices into the training split.
+        Normal images for training, as ascending indices into the training split.
     evaluation : ndarray of intp (m,)
-        Images to judge the detector on: ascending indices into the split `source`.
+        Images for testing, as ascending indices into the split `source`.
     source : {"train", "test"}
-        The split that `evaluation` points into.
+        Split to which the indices in `evaluation` refer.
     labels : ndarray of int64 (m,)
-        1 anomalous, 0 normal, for each of `evaluation`.
+        Labels of the images in `evaluation`: 1 anomalous, 0 normal.
     """
 
     train: NDArray[np.intp]
@@ -64,22 +64,22 @@ class Partition:
 
 
 def protocol_settings(detector: type[Detector], scheme: str, protocol: str) -> dict[str, Any]:
-    """Return the constructor parameters that a benchmark sets for a class of detectors.
+    """Return the constructor parameters that the benchmark sets for a detector class.
 
     Parameters
     ----------
     detector : type
-        A value in `adcgan.DETECTORS`.
+        Class in `adcgan.DETECTORS`.
     scheme, protocol : str
-        Of `SCHEMES`, or `DEFECTS`, and of `PROTOCOLS`.
+        One of `SCHEMES`, or `DEFECTS`, and one of `PROTOCOLS`.
 
     Returns
     -------
     dict
-        The paper's epochs under `scheme`, ``min_steps=0`` where there is such a parameter (the
-        epochs are the paper's, however few the images), and what "released" needs. A detector
-        that is not the paper's keeps its own steps. Nothing for `DEFECTS`, of which the paper has
-        none: every detector is what ``adcgan fit`` makes.
+        The paper's epochs for `scheme`, ``min_steps=0`` if there is such a parameter (so that the
+        paper's epochs hold however few the images), and what "released" needs. Detectors that are
+        not in the paper keep their own number of steps. Empty for `DEFECTS`, which is not in the
+        paper: all detectors then use the defaults of ``adcgan fit``.
     """
     if scheme == DEFECTS:
         return {}
@@ -90,21 +90,21 @@ def protocol_settings(detector: type[Detector], scheme: str, protocol: str) -> d
 
 
 def is_anomalous(labels: NDArray[np.int64], scheme: str, class_: int) -> NDArray[np.int64]:
-    """Return 1 for images that are anomalous when `class_` is singled out by `scheme`, else 0.
+    """Label images as anomalous (1) or normal (0), given `class_` and `scheme`.
 
     Parameters
     ----------
     labels : ndarray of int64 (n,)
-        Classes.
+        Class numbers.
     scheme : {"one-vs-all", "all-vs-one"}
-        Whether `class_` is the one normal class or the one anomalous class.
+        Whether `class_` is the only normal class or the only anomalous class.
     class_ : int
-        A class that occurs.
+        A class that occurs in `labels`.
 
     Raises
     ------
     InputError
-        There is no such scheme or class.
+        The scheme or class does not exist.
     """
     if scheme not in SCHEMES:
         raise InputError(
@@ -124,18 +124,18 @@ def official_partition(
     max_train: int | None = None,
     seed: int = 0,
 ) -> Partition:
-    """Train on the normal images of the training split; judge on the whole test split.
+    """Train on the normal images of the training split and test on the whole test split.
 
     Parameters
     ----------
     train_labels, test_labels : ndarray of int64 (n,), (m,)
-        Classes of both splits.
+        Class numbers of both splits.
     scheme, class_
-        As in `is_anomalous`.
+        See `is_anomalous`.
     max_train : int or None
-        Train on this many images at most, drawn by `seed`.
+        Maximum number of training images, drawn with `seed`.
     seed : int
-        At least 0.
+        Seed, at least 0.
     """
     normal = np.flatnonzero(is_anomalous(train_labels, scheme, class_) == 0)
     return Partition(
@@ -154,18 +154,18 @@ def development_partition(
     max_train: int | None = None,
     seed: int = 0,
 ) -> Partition:
-    """Carve both parts out of the training split, for choices that must not see the test split.
+    """Split the training images into both parts, for choices that must not use the test split.
 
-    `DEVELOPMENT_SHARE` of the normal training images are held out as the normal half; training
-    images of the anomalous classes are the other half; neither is larger than `DEVELOPMENT_CAP`.
-    The draw is the same for every seed and detector.
+    The normal half is a fraction `DEVELOPMENT_SHARE` of the normal training images, which are held
+    out; the other half is training images of the anomalous classes. Neither is larger than
+    `DEVELOPMENT_CAP`. The draw is the same for all seeds and detectors.
 
     Parameters
     ----------
     train_labels : ndarray of int64 (n,)
-        Classes of the training split.
+        Class numbers of the training split.
     scheme, class_, max_train, seed
-        As in `official_partition`.
+        See `official_partition`.
     """
     anomalous = is_anomalous(train_labels, scheme, class_)
     normal_rows = _shuffled(np.flatnonzero(anomalous == 0), _DEVELOPMENT_SEED, _NORMAL)
@@ -181,13 +181,13 @@ def development_partition(
 
 
 def subset(rows: NDArray[np.intp], most: int | None, seed: int) -> NDArray[np.intp]:
-    """Return at most `most` of `rows`, ascending, drawn by `seed`; fewer are always among more."""
+    """Draw at most `most` of `rows`, ascending; a smaller draw is a subset of a larger one."""
     if most is None or most >= len(rows):
         return rows
     return np.sort(_shuffled(rows, seed, _SUBSET)[:most])
 
 
 def _shuffled(rows: NDArray[np.intp], seed: int, stream: int) -> NDArray[np.intp]:
-    """Return `rows` in an order that `seed` and `stream` decide."""
+    """Return `rows` in an order determined by `seed` and `stream`."""
     sequence = np.random.SeedSequence(seed, spawn_key=(stream,))
     return np.random.default_rng(sequence).permutation(rows)

@@ -1,4 +1,4 @@
-"""The figures of the paper's Tables 1, 3 and 4, by the names used here."""
+"""The figures of the paper's Tables 1, 3 and 4, under this package's names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 from functools import cache
 from importlib.resources import files
 
-# The paper's names.
+# Names in the paper.
 DATASET_NAMES = {
     "MNIST": "mnist",
     "FashionMNIST": "fashion-mnist",
@@ -17,24 +17,24 @@ METHOD_NAMES = {"ALAD": "alad", "ADGAN": "adgan", "AE-GAN": "aegan", "AD-CGAN": 
 _CLASS_NUMBERS = {"cats": "0", "dogs": "1"}
 
 AVERAGE = "average"
-# Data set, scheme, class number or "average" or variant of the score, detector.
+# Data set, scheme, subject (class number, "average" or variant of the score), detector.
 Subject = tuple[str, str, str, str]
 
 
 @cache
 def published(table: int) -> dict[Subject, float]:
-    """Return the AUROCs in percent that the paper reports.
+    """Return the AUROCs that the paper reports, in percent.
 
     Parameters
     ----------
     table : {1, 3, 4}
-        Averages over classes (1); every class, by its number (3); AD-CGAN's averages by variant
-        of the score (4).
+        Averages over classes (1), all classes by number (3), or AD-CGAN's averages by variant of
+        the score (4).
 
     Returns
     -------
     dict
-        By data set, scheme, class or "average" or variant, and detector.
+        Values by data set, scheme, subject (class, "average" or variant) and detector.
     """
     source = files("adcgan.benchmark").joinpath("paper", f"table{table}.csv")
     rows = csv.DictReader(source.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""The cells of a sweep as tasks of a Ray cluster."""
+"""Sweeps on a Ray cluster, with cells as tasks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from adcgan.benchmark.rows import Row
 from adcgan.benchmark.runner import attempt, error_row
 from adcgan.cluster import connected
 
-# How often Ray starts a cell again whose process or machine was lost.
+# How often Ray restarts a cell whose process or machine was lost.
 RETRIES = 3
-# Cells that share one GPU.
+# Cells per GPU.
 _CELLS_PER_GPU = 2
-# Where images are read from and kept; the cluster's processes do not inherit it.
+# Folders for reading and caching images, which the cluster's processes do not inherit.
 _PASSED_ON = ("ADCGAN_DATA", "ADCGAN_CACHE")
 
 
@@ -29,34 +29,34 @@ def run_on_ray(
     address: str,
     cuda_graphs: bool | None = None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
-    """Compute cells on a Ray cluster, one task and one core each, half a GPU where there are any.
+    """Run cells on a Ray cluster, each as a task with one core and half a GPU, if there are GPUs.
 
-    The sweep's folder and the folders of the images must be on a disk that every machine sees at
-    the same path: a cell whose machine is lost goes on elsewhere from its checkpoint. The rows
-    are written by the caller alone.
+    The sweep's folder and the image folders must be on storage that all machines mount at the same
+    path: if a machine is lost, its cell resumes elsewhere from the checkpoint. Only the caller
+    writes rows.
 
     Parameters
     ----------
     cells, folder, device, cuda_graphs
-        As in `adcgan.benchmark.sweep.sweep`.
+        See `adcgan.benchmark.sweep.sweep`.
     workers : int or None
-        Most cells at a time; None for as many as the cluster has room for.
+        Maximum number of concurrent cells; None means as many as fit in the cluster.
     address : str
-        Of the cluster; see `adcgan.cluster.connected`.
+        Address of the cluster; see `adcgan.cluster.connected`.
 
     Yields
     ------
     cell, row, running
-        In the order they are done.
+        In order of completion.
 
     Raises
     ------
     MissingExtraError
         Ray is not installed.
     InputError
-        There is no cluster at `address`.
+        No cluster was found at `address`.
     OSError
-        The system failed a cell: the disk is full, for example.
+        A system error ended a cell, such as a full disk.
     """
     with connected(address) as ray:
         yield from _tasks(ray, cells, folder, workers, device, cuda_graphs)
@@ -70,7 +70,7 @@ def _tasks(
     device: str,
     cuda_graphs: bool | None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
-    """Start the tasks, and yield what each returns."""
+    """Start the tasks and yield their results."""
     on_gpu = device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     task = ray.remote(
         num_cpus=1,
@@ -102,7 +102,7 @@ def _tasks(
 
 
 def _under_way(ray: Any, left: int, workers: int | None, on_gpu: bool) -> int:
-    """Return how many cells the cluster computes at once, of those that are left."""
+    """Return how many of the remaining cells the cluster runs at once."""
     resources = ray.cluster_resources()
     room = int(resources.get("CPU", 0))
     if on_gpu:
@@ -113,6 +113,6 @@ def _under_way(ray: Any, left: int, workers: int | None, on_gpu: bool) -> int:
 def _run(
     cell: Cell, folder: str, device: str, cuda_graphs: bool | None, environment: dict[str, str]
 ) -> Row | OSError:
-    """Compute one cell, on whichever machine this is."""
+    """Run one cell on this machine of the cluster."""
     os.environ.update(environment)
     return attempt(cell, Path(folder), device, cuda_graphs)

@@ -1,4 +1,4 @@
-"""The file of results: one JSON object a line, appended whole, read while it is being written."""
+"""The results file: one JSON object per line, appended atomically and readable at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing_extensions import Self
 from adcgan.errors import InputError
 from adcgan.files import append_line
 
-# Windows has other locks; there two sweeps in one folder go unnoticed.
+# Windows has different locks, so two sweeps in one folder are not detected there.
 if sys.platform != "win32":
     import fcntl
 
@@ -24,17 +24,17 @@ Row = dict[str, Any]
 
 
 class RowsFile:
-    """``rows.jsonl`` of a sweep, open for appending by one process at a time.
+    """The ``rows.jsonl`` of a sweep, to which one process at a time can append.
 
     Parameters
     ----------
     folder : Path
-        The sweep's folder; made if it is not there.
+        The sweep's folder, created if necessary.
 
     Raises
     ------
     InputError
-        On entering the context, if another process is at work in the folder.
+        On entering the context, if another process is using the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,37 +60,37 @@ class RowsFile:
         os.close(self._file)
 
     def append(self, row: Row) -> None:
-        """Add a row, whole or not at all, and wait until it is on the disk."""
+        """Append a row atomically and flush it to disk."""
         append_line(self.path, self._file, json.dumps(row, allow_nan=False) + "\n")
         os.fsync(self._file)
 
     def _lock(self) -> None:
-        """Take the file for this process; the lock goes with the process, however it ends."""
+        """Lock the file for this process; the lock ends with the process."""
         if sys.platform == "win32":
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"Another benchmark is at work in {str(self.path.parent)!r}. Wait for it, or "
-                "choose another --out; 'adcgan tables' takes several folders."
+                f"Another benchmark is running in {str(self.path.parent)!r}. Wait for it, or "
+                "choose another --out ('adcgan tables' accepts several folders)."
             ) from None
 
     def _drop_partial_line(self) -> None:
-        """Cut off a last line that a full disk or a power cut left without its end."""
+        """Remove an incomplete last line, left by a full disk or a power failure."""
         content = self.path.read_bytes()
         os.ftruncate(self._file, content.rfind(b"\n") + 1)
 
 
 def read_rows(source: Path) -> list[Row]:
-    """Return the rows of a sweep's folder, or of a file, in the order they were written.
+    """Read the rows of a sweep's folder or of a file, in the order they were written.
 
-    None where there is no file.
+    Returns an empty list if there is no file.
 
     Raises
     ------
     InputError
-        If a line is no JSON object.
+        If a line is not a JSON object.
     """
     path = source / ROWS_FILE if source.is_dir() else source
     if not path.exists():
@@ -103,13 +103,13 @@ def read_rows(source: Path) -> list[Row]:
         except ValueError:
             row = None
         if not isinstance(row, dict) or "key" not in row:
-            raise InputError(f"Line {number} of {str(path)!r} is no row of results.")
+            raise InputError(f"Line {number} of {str(path)!r} is not a row of results.")
         rows.append(row)
     return rows
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """Return one row for each cell: its last success, or its last failure if it has none."""
+    """Return one row per cell: its last success or, failing that, its last failure."""
     chosen: dict[str, Row] = {}
     for row in rows:
         before = chosen.get(row["key"])

@@ -1,4 +1,4 @@
-"""One cell of the benchmark: load, train, judge; the result is one row."""
+"""Running a cell of the benchmark: load, train and evaluate, with one row as the result."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from adcgan.training.runlog import RUN_FILE
 CELLS_FOLDER = "cells"
 _EXPECTED = (InputError, MissingExtraError, DivergedError)
 _FIGURES = ("auroc", "auroc_ci95", "average_precision", "fpr95", "components", "variants")
-# What rows of photographs with defects have besides.
+# Additional fields in rows of images with defects.
 _OF_DEFECTS = ("at_threshold", "defects", "pixels", "pixels_left_out")
-# What a row without a result leaves empty.
+# Fields that are empty in a row without a result.
 _RESULTS = (
     *_FIGURES,
     *("parameters", "epochs", "n_train", "n_test", "seconds", "resumed", "device", "threads"),
@@ -60,11 +60,11 @@ class Material:
     Attributes
     ----------
     train : ImageSet
-        Normal images without labels: all that ``fit`` is given.
+        Normal images without labels: everything that ``fit`` gets.
     evaluation : ImageSet
-        Labelled 1 (anomalous) and 0 (normal).
+        Images labelled 1 (anomalous) and 0 (normal).
     unreadable : tuple of str
-        The files of a folder that are in neither because they cannot be read.
+        Files of a folder that are in neither because they cannot be read.
     """
 
     train: ImageSet
@@ -72,7 +72,7 @@ class Material:
     unreadable: tuple[str, ...] = ()
 
 
-# Those of the cells under way in this process.
+# Images of the cells that are running in this process.
 _under_way: WeakValueDictionary[Cell, Material] = WeakValueDictionary()
 
 
@@ -84,7 +84,7 @@ def run_cell(
     cuda_graphs: bool | None = None,
     progress: Progress = silent,
 ) -> Row:
-    """Train and judge one detector; see `cell_in_steps`."""
+    """Train and evaluate one detector; see `cell_in_steps`."""
     steps = cell_in_steps(cell, folder, device=device, cuda_graphs=cuda_graphs, progress=progress)
     try:
         while True:
@@ -102,38 +102,38 @@ def cell_in_steps(
     cuda_graphs: bool | None = None,
     progress: Progress = silent,
 ) -> Generator[None, None, Row]:
-    """Train and judge one detector, one training step for each item that is asked for.
+    """Train and evaluate one detector, as an iterator with one training step per item.
 
-    The figures depend on the cell alone, apart from rounding on other hardware: the run lies in
-    ``folder/cells/<key>`` and goes on from its checkpoint if there is one.
+    The results depend only on the cell, apart from rounding on different hardware. The run is kept
+    in ``folder/cells/<key>`` and resumes from its checkpoint if there is one.
 
     Parameters
     ----------
     cell : Cell
-        What to do.
+        The cell to run.
     folder : Path
         The sweep's folder.
     device : str, default="auto"
         Where to compute.
     cuda_graphs : bool, optional
-        Whether to train by CUDA graphs, as in `adcgan.Detector.fit`.
+        Whether to train with CUDA graphs, as in `adcgan.Detector.fit`.
     progress : Progress, optional
-        Where training reports to; nowhere if not given.
+        Where to report training progress; by default, nowhere.
 
     Yields
     ------
     None
-        After every training step, as `adcgan.Detector.fitting` does.
+        After every training step, as in `adcgan.Detector.fitting`.
 
     Returns
     -------
     dict
-        The row, JSON-ready; ``error`` is None.
+        The row as JSON-compatible values, with ``error`` None.
 
     Raises
     ------
     InputError, MissingExtraError, DivergedError
-        As `adcgan.Detector.fit` and `adcgan.load_named` do.
+        As for `adcgan.Detector.fit` and `adcgan.load_named`.
     """
     start = time.perf_counter()
     run_dir = cell_folder(cell, folder)
@@ -168,12 +168,12 @@ def cell_in_steps(
 def attempt(
     cell: Cell, folder: Path, device: str = "auto", cuda_graphs: bool | None = None
 ) -> Row | OSError:
-    """Run a cell; whatever goes wrong becomes a row with its error.
+    """Run a cell; if it fails, return a row with the error.
 
     Returns
     -------
     dict or OSError
-        The row, or what `outcome_of` returns.
+        The row, or the result of `outcome_of`.
     """
     try:
         return run_cell(cell, folder, device=device, cuda_graphs=cuda_graphs)
@@ -182,23 +182,24 @@ def attempt(
 
 
 def outcome_of(cell: Cell, error: Exception) -> Row | OSError:
-    """Return the row of a cell that an error has ended.
+    """Return the row of a cell that ended with an error.
 
-    Or why the system failed, where it would fail the other cells too (a full disk, no permission).
-    That is returned, not raised, as it has to reach the sweep's process.
+    If it is a system error that would affect the other cells too (such as a full disk or missing
+    permission), return the error instead. It is returned, not raised, because it has to reach the
+    process of the sweep.
     """
     failure = system_failure(error)
-    # Another cell may need less memory, or have its files.
+    # Other cells may need less memory, or have their files.
     if failure is not None and failure.errno not in (errno.ENOMEM, errno.ENOENT):
         return failure
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    # An error that a user can meet explains itself.
+    # Expected errors are self-explanatory and need no traceback.
     trace = None if isinstance(error, _EXPECTED) else "".join(traceback.format_exception(error))
     return error_row(cell, text, trace)
 
 
 def error_row(cell: Cell, error: str, trace: str | None = None) -> Row:
-    """Return the row of a cell that has no result."""
+    """Return the row of a cell without a result."""
     return {
         "key": cell.key,
         **cell.identity(),
@@ -215,19 +216,19 @@ def error_row(cell: Cell, error: str, trace: str | None = None) -> Row:
 
 
 def cell_folder(cell: Cell, folder: Path) -> Path:
-    """Return where the run of a cell lies while it is under way."""
+    """Return the folder of a cell's run while it is in progress."""
     return folder / CELLS_FOLDER / cell.key
 
 
 def images_alike(cell: Cell) -> Cell:
-    """Return what cells with the images of this one have in common: the seed, where it draws."""
+    """Return a key shared by cells with the same images; the seed matters if it draws images."""
     return replace(cell, seed=0) if cell.max_train is None else cell
 
 
 def material_of(cell: Cell, detector: Detector) -> Material:
-    """Load the images of a cell, or take those of one under way in this process that has the same.
+    """Load the images of a cell, or share those of a running cell in this process.
 
-    So that their pixels are in memory, and on the device, once.
+    Sharing keeps only one copy of the pixels in memory and on the device.
     """
     shared = images_alike(cell)
     material = _under_way.get(shared)
@@ -244,7 +245,7 @@ def _material(cell: Cell, detector: Detector) -> Material:
         if cell.max_train is not None:
             train = train.select(subset(np.arange(len(train)), cell.max_train, cell.seed))
         return Material(train, test, unreadable)
-    # The development split must not so much as load the test images.
+    # The development split must not even load the test images.
     return cell_images(
         cell,
         _load(cell, detector, "train"),
@@ -263,11 +264,11 @@ def cell_images(cell: Cell, train: ImageSet, test: ImageSet | None) -> Material:
     Parameters
     ----------
     cell : Cell
-        Which one.
+        The cell.
     train : ImageSet
         The training split, with labels.
     test : ImageSet or None
-        The test split, with labels; None where the cell's split is "development".
+        The test split, with labels; None if the cell's split is "development".
     """
     assert train.labels is not None
     rules: dict[str, Any] = {
@@ -286,20 +287,20 @@ def cell_images(cell: Cell, train: ImageSet, test: ImageSet | None) -> Material:
 
 
 def _unlabelled(images: ImageSet) -> ImageSet:
-    """Return the images without what says which class they are of."""
+    """Return the images without their classes."""
     return replace(images, labels=None, class_names=None)
 
 
 def _judged(source: ImageSet, part: Partition) -> ImageSet:
-    """Return the images to judge a detector on, labelled by what is anomalous."""
+    """Return the test images, labelled as normal or anomalous."""
     everything = len(part.evaluation) == len(source)
-    # A slice shares the pixels of a memory-mapped file, an index copies them.
+    # A slice shares the pixels of a memory-mapped file; an index copies them.
     images = source.select(slice(None) if everything else part.evaluation)
     return replace(images, labels=part.labels, class_names=["normal", "anomalous"])
 
 
 def _figures(cell: Cell, detector: Detector, material: Material) -> Row:
-    """Return what the detector achieves on labelled images."""
+    """Return the detector's metrics on labelled images."""
     images = material.evaluation
     metrics = evaluate(detector, images).metrics
     figures = {name: metrics[name] for name in _FIGURES} | {"n_test": len(images)}
@@ -310,7 +311,7 @@ def _figures(cell: Cell, detector: Detector, material: Material) -> Row:
 
 
 def _released_figures(cell: Cell, detector: Detector) -> Row:
-    """Return what the release's evaluation gives, the anomalous training images included."""
+    """Return the metrics of the released evaluation, including anomalous training images."""
     assert isinstance(detector, ADCGAN)
     assert cell.class_ is not None
     train, test = (_load(cell, detector, split) for split in ("train", "test"))
@@ -334,7 +335,7 @@ def _aurocs(
 
 
 def _circumstances(device: str) -> Row:
-    """Return where, when and by which code the row was made."""
+    """Return the date, hardware and version of the code that made the row."""
     found = hardware(resolve_device(device))
     return {
         "device": f"{found['device']} ({found['name']})",
@@ -347,14 +348,14 @@ def _circumstances(device: str) -> Row:
 
 
 def _in_force(run_dir: Path) -> Row:
-    """Return the precision and the use of CUDA graphs that a run was begun with."""
+    """Return the precision and the use of CUDA graphs with which a run was started."""
     run = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
     in_force: Row = run["in_force"]
     return in_force
 
 
 def _remarks(cell: Cell) -> Row:
-    """Return where the images come from, and what a reader must know beside the figures."""
+    """Return the source of the images, and notes to the figures."""
     source, notes = "scikit-learn", []
     if cell.category is not None:
         source = "folder"
@@ -373,9 +374,9 @@ def _now() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the source if it is a checkout, with ``-dirty`` where files differ.
+    """Return the commit of the source if it is a checkout, with ``-dirty`` if files differ.
 
-    Otherwise the package's version.
+    Otherwise, return the package's version.
     """
     here = Path(adcgan.__file__).parent
 
@@ -386,7 +387,7 @@ def commit() -> str:
         return done.stdout.strip()
 
     try:
-        # An environment inside some other project's checkout is not that project.
+        # Ignore an environment that lies inside another project's checkout.
         git("ls-files", "--error-unmatch", "__init__.py")
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):

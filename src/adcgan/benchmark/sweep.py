@@ -1,4 +1,4 @@
-"""Many cells: each done once, whatever is killed on the way."""
+"""Sweeps over many cells, each run once, even if processes are killed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from adcgan.training import resolve_device
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sweep came to.
+    """The outcome of a sweep.
 
     Attributes
     ----------
     rows : list of dict
-        One for each cell asked for, in that order: of this run, or of an earlier one.
+        One row per requested cell, in the same order, from this run or an earlier one.
     n_skipped : int
-        Cells that were finished already.
+        Number of cells that were already finished.
     """
 
     rows: list[Row]
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def failed(self) -> list[Row]:
-        """The rows of cells without a result."""
+        """Rows of cells without a result."""
         return [row for row in self.rows if row["error"] is not None]
 
 
@@ -53,45 +53,46 @@ def sweep(
     keep_models: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Run every cell that has no result yet, several at a time.
+    """Run all cells that have no result yet, several at a time.
 
-    Each row is appended to ``rows.jsonl`` when its cell is done. Killed at any moment and started
-    again, a sweep skips what is finished and goes on with what was under way from its
-    checkpoints. A cell that fails is a row with its error, and is tried again by the next run.
+    Each row is appended to ``rows.jsonl`` when its cell is done. A sweep can be killed at any time:
+    when it is started again, it skips finished cells and resumes the others from their checkpoints.
+    A cell that fails gives a row with its error, and the next run retries it.
 
     Parameters
     ----------
     cells : sequence of Cell
-        What to do.
+        The cells to run.
     folder : Path
-        For the rows and the runs under way; made if it is not there.
+        Folder for the rows and unfinished runs, created if necessary.
     workers : int or None
-        Processes that compute cells; None for what suits the machine. On a Ray cluster, a limit.
+        Number of processes; None chooses a number for this machine. On a Ray cluster, the maximum
+        number of concurrent cells.
     device : str, default="auto"
-        Where to compute. "auto" spreads the cells over all CUDA devices.
+        Device. "auto" spreads the cells over all CUDA devices.
     cuda_graphs : bool, optional
-        Train by CUDA graphs, as in `adcgan.Detector.fit`.
+        Whether to train with CUDA graphs, as in `adcgan.Detector.fit`.
     cells_at_once : int or None
-        Most cells that one process trains in turn, a step of each at a time; not on a Ray cluster.
-        None for as many as the memory of a CUDA device holds, 8 at most, where steps are
-        captured, and one elsewhere.
+        Maximum number of cells that one process trains in turns, one step each; not available on a
+        Ray cluster. None means one, or, if steps are captured, as many as fit in the memory of the
+        CUDA device, up to 8.
     ray : str or None
-        The address of a Ray cluster to compute on, or "auto".
+        Address of a Ray cluster to use, or "auto".
     keep_models : bool, default=False
-        Leave each trained model in ``cells/<key>``.
+        Whether to keep each trained model in ``cells/<key>``.
     progress : Progress, optional
-        Where progress is reported; a bar when standard error is a terminal.
+        Where to report progress. By default, a progress bar if standard error is a terminal.
 
     Raises
     ------
     InputError
-        The folder holds something else, another sweep is at work in it, the device is not there,
+        The folder contains something else, another sweep is using it, the device does not exist,
         or the data set or one of its masks cannot be read.
     MissingExtraError
-        Ray is asked for and not installed.
+        Ray is requested but not installed.
     OSError
-        The system failed: the disk is full, for example. Cells under way are stopped; the same
-        call goes on with them.
+        A system error occurred, such as a full disk. Running cells are stopped; the same call
+        resumes them.
     """
     _check_folder(folder)
     if workers is not None and workers < 1:
@@ -102,7 +103,7 @@ def sweep(
         )
     if cells_at_once is not None and ray is not None:
         raise InputError(
-            "The 'cells_at_once' parameter must be None on a Ray cluster, where each task is one "
+            "The 'cells_at_once' parameter must be None on a Ray cluster, where each task runs one "
             f"cell. Got {cells_at_once} instead."
         )
     if ray is None:
@@ -133,7 +134,7 @@ def _computed(
     cells_at_once: int | None,
     ray: str | None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
-    """Yield each cell with its row and the number of cells still under way."""
+    """Yield each cell with its row and the number of cells still running."""
     if ray is None:
         return run_local(cells, folder, workers, device, cuda_graphs, cells_at_once)
     from adcgan.benchmark.ray_sweep import run_on_ray
@@ -149,7 +150,7 @@ def _record(
     keep_models: bool,
     progress: Progress | None,
 ) -> None:
-    """Write every row as it comes, and remove the run that it is the result of."""
+    """Write each row as it arrives and remove the corresponding run."""
     progress = progress or terminal_progress()
     progress.start("Benchmark", total)
     failed = 0
@@ -157,7 +158,7 @@ def _record(
         for cell, row, running in rows:
             file.append(row)
             failed += row["error"] is not None
-            # A failed run keeps its checkpoint, for the next attempt.
+            # A failed run keeps its checkpoint for the next attempt.
             if row["error"] is None and not keep_models:
                 shutil.rmtree(cell_folder(cell, folder), ignore_errors=True)
             progress.advance(running=running, failed=failed)
@@ -166,7 +167,7 @@ def _record(
 
 
 def _prepare_data(cells: Sequence[Cell]) -> None:
-    """Decode the images once, before many processes want them, and say early if they lack."""
+    """Decode the images once before many processes need them, and report missing ones early."""
     prepare_categories(
         (cell.category, make_detector(cell)) for cell in cells if cell.category is not None
     )
@@ -181,17 +182,17 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else than a sweep."""
+    """Raise `InputError` if the folder contains anything but a sweep."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out must be a folder. {str(folder)!r} is a file.")
     if folder.is_dir() and not (folder / ROWS_FILE).exists() and holds_something(folder):
         raise InputError(
-            f"--out must be a new or empty folder, or one of an earlier benchmark. "
-            f"{str(folder)!r} has other files in it and no {ROWS_FILE}."
+            f"--out must be a new or empty folder, or the folder of an earlier benchmark. "
+            f"{str(folder)!r} contains other files and no {ROWS_FILE}."
         )
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove the folder for runs under way once there are none."""
+    """Remove the folder for unfinished runs if it is empty."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""Rows of results as the paper's Tables 1, 3 and 4, beside its figures, and as tables of ours."""
+"""Results as the paper's Tables 1, 3 and 4, next to its figures, and as further tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TITLES = {
     3: "Table 3: AUROC (%) of every class",
     4: "Table 4: AUROC (%) by variant of AD-CGAN's score, mean over classes",
 }
-# Detectors that know more than the normal images have tables of their own.
+# Detectors that know more than the normal images are reported separately.
 _PRETRAINED_TITLES = {
     1: "Pretrained on ImageNet: a separate league. AUROC (%), mean over classes",
     3: "Pretrained on ImageNet: a separate league. AUROC (%) of every class",
@@ -32,34 +32,34 @@ _VARIANTS = ("LG", "LFE", "LFL", "GF")
 
 # Data set, scheme, detector, settings as text.
 _Group = tuple[str, str, str, str]
-# By class and seed.
+# Percentages by class and seed.
 _Values = dict[tuple[int, int], float]
 
 
 def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test") -> list[Table]:
-    """Return Tables 1, 3 and 4; after them, where such rows are, those of pretrained detectors.
+    """Build Tables 1, 3 and 4, followed by tables of pretrained detectors, if there are any.
 
-    Rows of photographs with defects, by category, have tables of their own, which come last. Where
-    there are no others, those are all.
+    Rows of images with defects have separate tables, by category, which come last. If there are no
+    other rows, only these tables are returned.
 
-    Figures of one protocol and split never stand beside those of another. An average over some
-    of the classes is never shown: the line says how many there are. Rows whose settings differ
-    stand on lines of their own. Table 1 and 4 list everything that the paper has; Table 3 what
-    was run. A detector of another league is in none of the three.
+    Figures of different protocols or splits are never mixed. Averages over only some of the classes
+    are never shown; the line gives the number of classes instead. Rows with different settings are
+    on separate lines. Tables 1 and 4 list everything in the paper, Table 3 what was run. Detectors
+    of another league are in none of the three.
 
     Parameters
     ----------
     rows : iterable of dict
-        Rows of results, of `protocol` and `split` alone (`adcgan.benchmark.tables.select`).
+        Rows of results, only of `protocol` and `split` (see `adcgan.benchmark.tables.select`).
     protocol : {"paper", "released"}
-        "released" tables say that they leak labels.
+        Tables of "released" state that they leak labels.
     split : {"test", "development"}
-        What the detectors were judged on.
+        Images on which the detectors were evaluated.
 
     Raises
     ------
     InputError
-        If a row is of another protocol or split.
+        If a row has another protocol or split.
     """
     rows = latest(rows)
     _refuse_mixture(rows, protocol, split)
@@ -72,7 +72,7 @@ def make_tables(rows: Iterable[Row], protocol: str = "paper", split: str = "test
 
 
 def _tables_of_classes(rows: Sequence[Row], protocol: str, split: str) -> list[Table]:
-    """Return the paper's tables, and those of pretrained detectors."""
+    """Build the paper's tables and those of pretrained detectors."""
     pretrained = [row for row in rows if _league(row)]
     own = [row for row in rows if not _league(row)]
     groups, notes = _grouped(own), paper_notes(own, split)
@@ -86,7 +86,7 @@ def _tables_of_classes(rows: Sequence[Row], protocol: str, split: str) -> list[T
 
 
 def _pretrained_tables(rows: Sequence[Row], protocol: str, split: str) -> list[Table]:
-    """Return the averages and the classes of detectors that the paper has none like."""
+    """Build the tables of averages and of classes for pretrained detectors."""
     groups = _grouped(rows)
     notes = pretrained_notes(rows)
     lines = {1: sorted(_averages(groups), key=_order), 3: _classes(groups)}
@@ -108,17 +108,17 @@ def select(rows: Iterable[Row], protocol: str, split: str) -> list[Row]:
 
 
 def _refuse_mixture(rows: Sequence[Row], protocol: str, split: str) -> None:
-    """Refuse rows that must not stand in one table."""
+    """Raise `InputError` for rows that must not be in one table."""
     for row in rows:
         if (row["protocol"], row["split"]) != (protocol, split):
             raise InputError(
-                f"The 'rows' parameter must be of protocol {protocol!r} and split {split!r} alone. "
-                f"Got a row of {row['protocol']!r} and {row['split']!r} instead."
+                f"The 'rows' parameter must contain only protocol {protocol!r} and split "
+                f"{split!r}. Got a row of {row['protocol']!r} and {row['split']!r} instead."
             )
 
 
 def _grouped(rows: Iterable[Row]) -> dict[_Group, list[Row]]:
-    """Return the rows that differ by class and seed alone, in the paper's order."""
+    """Group the rows that differ only in class and seed, in the paper's order."""
     groups: dict[_Group, list[Row]] = {}
     for row in rows:
         key = (row["dataset"], row["scheme"], row["detector"], _settings(row))
@@ -127,7 +127,7 @@ def _grouped(rows: Iterable[Row]) -> dict[_Group, list[Row]]:
 
 
 def _settings(row: Row) -> str:
-    """Return what sets a row apart from a faithful one."""
+    """Return the settings in which a row deviates from the protocol."""
     given: dict[str, Any] = dict(row["settings"])
     if row["max_train"] is not None:
         given["max_train"] = row["max_train"]
@@ -135,7 +135,7 @@ def _settings(row: Row) -> str:
 
 
 def _averages(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
-    """Return the lines of Table 1 that something was run for."""
+    """Return the lines of Table 1 for which there are rows."""
     paper = published(1)
     return [_average(group, AVERAGE, _values(rows), paper) for group, rows in groups.items()]
 
@@ -166,7 +166,7 @@ def _variants(groups: Mapping[_Group, Sequence[Row]]) -> list[Line]:
 
 
 def _values(rows: Iterable[Row], variant: str | None = None) -> _Values:
-    """Return the AUROC in percent by class and seed, of the score or a variant of it."""
+    """Return the AUROC in percent of the score or a variant of it, by class and seed."""
     found = {}
     for row in rows:
         if row["error"] is not None:
@@ -178,7 +178,7 @@ def _values(rows: Iterable[Row], variant: str | None = None) -> _Values:
 
 
 def _average(group: _Group, subject: str, values: _Values, paper: Mapping[Subject, float]) -> Line:
-    """Return the line of a mean over classes: of the seeds that have every class."""
+    """Return the line of a mean over classes, using the seeds with all classes."""
     dataset, scheme, detector, settings = group
     total = len(DATASETS[dataset].class_names)
     by_seed: dict[int, list[float]] = {}
@@ -192,7 +192,7 @@ def _average(group: _Group, subject: str, values: _Values, paper: Mapping[Subjec
 
 
 def _absent(paper: Mapping[Subject, float], groups: Iterable[_Group]) -> list[Line]:
-    """Return a line for each figure of the paper that nothing was run for."""
+    """Return a line for each figure of the paper for which there are no rows."""
     run = {group[:3] for group in groups}
     return [
         Line(*key, paper=figure, state=MISSING)
@@ -202,7 +202,7 @@ def _absent(paper: Mapping[Subject, float], groups: Iterable[_Group]) -> list[Li
 
 
 def _order(line: Line) -> tuple[Any, ...]:
-    """Return a line's place."""
+    """Return the sort key of a line."""
     subject = line.subject
     place = _VARIANTS.index(subject) if subject in _VARIANTS else 0
     return (
@@ -210,13 +210,13 @@ def _order(line: Line) -> tuple[Any, ...]:
         SCHEMES.index(line.scheme),
         int(subject) if subject.isdecimal() else place,
         list(DETECTORS).index(line.detector),
-        # The benchmark's own settings first.
+        # The benchmark's default settings come first.
         line.settings,
     )
 
 
 def _title(title: str, protocol: str, split: str) -> str:
-    """Return a title that nobody can take for another."""
+    """Return a title that makes the protocol and the split unmistakable."""
     if protocol == "released":
         title = f"RELEASED PROTOCOL ({WARNING}). {title}"
     if split == "development":

@@ -1,7 +1,7 @@
-"""Cells that one process trains in turn, a step of each at a time.
+"""Cells that one process trains in turns, one step of each at a time.
 
-On a CUDA device the steps of each cell go to a stream of its own, and Python is at the next cell
-while they are computed. A small network does not fill a device, so several are done sooner.
+On a CUDA device, each cell has its own stream, and Python moves on to the next cell while a step is
+computed. A small network does not use the whole device, so several cells together finish sooner.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from adcgan.benchmark.rows import Row
 from adcgan.benchmark.runner import cell_in_steps, material_of, outcome_of
 from adcgan.training import resolve_device
 
-# Most cells at once where no number is given. What they gain is measured by scripts/gpu_check.
+# Default maximum of concurrent cells. scripts/gpu_check measures what they gain.
 MOST = 8
-# The share of a device's free memory that training may take; images and scoring take the rest.
+# Fraction of a device's free memory for training; images and scoring use the rest.
 _MEMORY_SHARE = 0.7
 
 
 class Turns:
-    """The cells under way in this process.
+    """The cells that are running in this process.
 
     Parameters
     ----------
     folder : Path
         The sweep's folder.
     device : str
-        Where to compute.
+        Device.
     cuda_graphs : bool or None
-        Whether to train by CUDA graphs, as in `adcgan.Detector.fit`.
+        Whether to train with CUDA graphs, as in `adcgan.Detector.fit`.
     at_once : int or None
-        Most cells under way. None: one; where steps are captured on a CUDA device, up to `MOST`,
-        as many as its memory holds.
+        Maximum number of running cells. None means one, or, if steps are captured on a CUDA device,
+        as many as fit in its memory, up to `MOST`.
     neighbours : int, default=1
-        Processes that share the device, this one included.
+        Number of processes that share the device, including this one.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Turns:
         return len(self._steps)
 
     def begin(self, cell: Cell) -> None:
-        """Let a cell take part from the next round on."""
+        """Add a cell, starting with the next round."""
         self._steps[cell] = cell_in_steps(
             cell, self.folder, device=self.device, cuda_graphs=self.cuda_graphs
         )
@@ -67,16 +67,16 @@ class Turns:
             self._most[each] = max(self._most[each], len(self._steps))
 
     def take(self) -> Iterator[tuple[Cell, Row | OSError | None]]:
-        """Take a step of every cell; yield those that this has ended with what came out.
+        """Take a step of every cell and yield the cells that finish, with their results.
 
-        A row, an error or not; why the system failed, as `adcgan.benchmark.runner.outcome_of`
-        says; None for a cell that lacked memory beside others.
+        A result is a row, possibly with an error; or a system error, as in
+        `adcgan.benchmark.runner.outcome_of`; or None if the cell ran out of memory next to others.
         """
         for cell in list(self._steps):
             yield from self._step(cell)
 
     def _step(self, cell: Cell) -> Iterator[tuple[Cell, Row | OSError | None]]:
-        """Take a step of one cell; yield it if it has ended."""
+        """Take a step of one cell and yield it if it finishes."""
         try:
             next(self._steps[cell])
         except StopIteration as end:
@@ -88,15 +88,15 @@ class Turns:
             yield cell, self._ended(cell, outcome_of(cell, error))
 
     def _ended(self, cell: Cell, found: Row | OSError | None) -> Row | OSError | None:
-        """Let go of a cell; return what came out, with the most cells under way meanwhile."""
+        """Remove a cell and return its result, with the peak number of concurrent cells."""
         del self._steps[cell]
         most = self._most.pop(cell)
         return found | {"cells_at_once": most} if isinstance(found, dict) else found
 
     def room(self, cell: Cell) -> int:
-        """Return how many cells like this one may be under way at once, to be asked before any is.
+        """Return how many cells like this one can run at once. Call it before any is running.
 
-        On a CUDA device the memory that one takes is measured, by a few steps.
+        On a CUDA device, the memory of one cell is measured over a few steps.
         """
         if self.at_once is not None:
             return self.at_once
@@ -107,7 +107,7 @@ class Turns:
             images = material_of(cell, detector).train
             needed = detector.fit_memory(images, cuda_graphs=self.cuda_graphs)
         except Exception:
-            # The cell itself will say what is wrong with it.
+            # The cell will report the error itself.
             return 1
         if needed is None:
             return 1
@@ -122,8 +122,8 @@ def cells_that_fit(free_bytes: int, bytes_each: int) -> int:
 
 
 def alike(cell: Cell) -> Cell:
-    """Return what cells have in common that take as much time and memory as this one.
+    """Return a key shared by cells that need the same time and memory.
 
-    All but class, category and seed.
+    It includes everything except class, category and seed.
     """
     return replace(cell, class_=None, category=None, seed=0)

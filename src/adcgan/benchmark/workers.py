@@ -1,8 +1,7 @@
-"""Processes on this machine that each compute one cell after another, or several in turn.
+"""Worker processes on this machine that run one cell after another, or several in turns.
 
-A process that is killed, for want of memory or by a person, costs the cell that it cannot compute
-and no other: the cells it was at are tried again, each alone. Processes end with the one that
-started them, however that one ends.
+If a worker is killed, for lack of memory or by a person, only the cell that causes this is lost:
+the worker's cells are retried, each alone. Workers end with their parent process, however it ends.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from adcgan.detectors.pretrained import features_kept
 from adcgan.threads import share_the_cores
 
 LOG_FILE = "workers.log"
-# How often a cell is started whose process keeps being killed.
+# How often to start a cell whose process keeps being killed.
 ATTEMPTS = 2
-# What one process takes that trains the paper's full width.
+# Memory of one process that trains the paper's full width.
 _BYTES_PER_WORKER = 2 << 30
 _WORKERS_PER_GPU = 2
 _STDERR = 2
@@ -46,36 +45,36 @@ def run_local(
     cuda_graphs: bool | None = None,
     cells_at_once: int | None = None,
 ) -> Generator[tuple[Cell, Row, int], None, None]:
-    """Compute cells in processes of this machine.
+    """Run cells in processes on this machine.
 
-    Cells that one process computes in turn are of one detector, data set and settings, those with
-    the same images first.
+    The cells that one process runs in turns share detector, data set and settings; cells with the
+    same images come first.
 
     Parameters
     ----------
     cells : sequence of Cell
-        What to do.
+        The cells to run.
     folder : Path
-        The sweep's folder. What the processes say goes to ``workers.log`` in it.
+        The sweep's folder. Output of the processes goes to its ``workers.log``.
     workers : int or None
-        How many processes; None for what suits the machine.
+        Number of processes; None chooses a number for this machine.
     device : str
-        "auto" spreads them over all CUDA devices; with more processes than devices, several
-        share one.
+        "auto" spreads them over all CUDA devices; if there are more processes than devices,
+        several share one.
     cuda_graphs : bool, optional
-        Whether to train by CUDA graphs, as in `adcgan.Detector.fit`.
+        Whether to train with CUDA graphs, as in `adcgan.Detector.fit`.
     cells_at_once : int or None
-        Most cells that a process computes in turn, as for `adcgan.benchmark.turns.Turns`.
+        Maximum number of cells that a process runs in turns, as in `adcgan.benchmark.turns.Turns`.
 
     Yields
     ------
     cell, row, running
-        In the order they are done; `running` cells are under way at that moment, or about to be.
+        In order of completion; `running` is the number of cells running or about to run.
 
     Raises
     ------
     OSError
-        The system failed a cell: the disk is full, for example.
+        A system error ended a cell, such as a full disk.
     """
     devices = _devices(device)
     captured = cuda_graphs is not False and all(
@@ -104,7 +103,8 @@ def run_local(
                         waiting.append(cell)
                         continue
                     row = row or error_row(
-                        cell, f"its process was killed {ATTEMPTS} times; is memory short?"
+                        cell,
+                        f"its process was killed {ATTEMPTS} times, possibly for lack of memory",
                     )
                     under_way = sum(len(worker.cells) for worker in pool)
                     room = sum(max(worker.room, len(worker.cells)) for worker in pool)
@@ -115,7 +115,7 @@ def run_local(
 
 
 def _begin(waiting: deque[Cell], pool: Sequence[_Worker], tries: Counter[Cell]) -> bool:
-    """Start a waiting cell, on the worker with the fewest; return False if none has room."""
+    """Start a waiting cell on the worker with the fewest; return False if none has room."""
     left = len(waiting) + sum(len(worker.cells) for worker in pool)
     fair = -(-left // len(pool))
     for worker in sorted(pool, key=lambda worker: len(worker.cells)):
@@ -128,10 +128,10 @@ def _begin(waiting: deque[Cell], pool: Sequence[_Worker], tries: Counter[Cell]) 
 
 
 def _next(waiting: deque[Cell], worker: _Worker, tries: Counter[Cell]) -> Cell | None:
-    """Return the waiting cell that a worker should begin now, if any."""
+    """Return the waiting cell that a worker should start now, if any."""
     if not worker.cells:
         return waiting[0] if waiting else None
-    # A cell whose process was killed is alone, so that it costs no other a second time.
+    # A cell whose process was killed runs alone, so that it cannot harm other cells again.
     if len(worker.cells) >= worker.room or any(tries[cell] for cell in worker.cells):
         return None
     kind, shared = alike(worker.cells[0]), {images_alike(cell) for cell in worker.cells}
@@ -140,11 +140,11 @@ def _next(waiting: deque[Cell], worker: _Worker, tries: Counter[Cell]) -> Cell |
 
 
 def default_workers(n_gpus: int = 1, *, captured: bool = False) -> int:
-    """Return how many processes compute cells on this machine.
+    """Return the default number of processes on this machine.
 
-    With CUDA, 1 on each device if the steps of all cells are captured, as it then has several
-    under way; else 2. Without, one on each core, as far as the memory goes: several processes of
-    one thread do more in a time than one process of several threads.
+    With CUDA, 1 per device if the steps of all cells are captured, because it then runs several
+    cells, and otherwise 2. Without CUDA, one per core, as far as memory permits: several
+    single-threaded processes have a higher throughput than one process with several threads.
     """
     if torch.cuda.is_available():
         return n_gpus if captured else _WORKERS_PER_GPU * n_gpus
@@ -164,16 +164,16 @@ def available_cores() -> int:
 
 
 def _devices(device: str) -> list[str]:
-    """Return the devices that cells are spread over."""
+    """Return the devices over which cells are spread."""
     if device == "auto" and torch.cuda.is_available():
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return [device]
 
 
 class _Worker:
-    """One process, replaced when it was killed, the cells it is at, and how many it has room for.
+    """A process, replaced if it is killed, with its current cells and its room for cells.
 
-    What it has room for it says once it has begun the first.
+    It reports its room once it has started the first cell.
     """
 
     def __init__(self, circumstances: tuple[Any, ...], threads: int) -> None:
@@ -183,26 +183,27 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, cell: Cell) -> None:
-        """Hand over a cell, in a new process if there is none."""
+        """Send a cell to the process, starting a new one if necessary."""
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self.connection, theirs = context.Pipe()
             self._process = context.Process(target=_work, args=(theirs, *self.circumstances))
             with _threads_of_children(self.threads):
                 self._process.start()
-            # With their end closed here, a process that dies is read as the end of the file.
+            # Closing their end here makes a process that dies show up as end of file.
             theirs.close()
         if not self.cells:
             self.room = 1
         self.cells.append(cell)
-        # If the process died while it had nothing to do, the cell counts as tried.
+        # If the process died while idle, the cell counts as tried.
         with suppress(BrokenPipeError):
             self.connection.send(cell)
 
     def finished(self) -> list[tuple[Cell, Row | None]]:
-        """Return what is new: a cell with its row, all cells with None if the process was killed.
+        """Return new results: a cell with its row, or all cells with None if the process died.
 
-        None for a cell that lacked memory beside others, too. Nothing if there is more room.
+        None also stands for a cell that ran out of memory next to others. The list is empty if the
+        process only reported more room.
 
         Raises
         ------
@@ -225,7 +226,7 @@ class _Worker:
         return [(cell, found)]
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process immediately."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -235,11 +236,11 @@ class _Worker:
 
 @contextmanager
 def _threads_of_children(threads: int) -> Iterator[None]:
-    """Limit the threads of processes started in the block, unless the user has."""
+    """Limit the threads of processes started in the block, unless the user has set a limit."""
     if _THREADS in os.environ:
         yield
         return
-    # Read by the libraries when they are loaded, so it has to be there before they are.
+    # Libraries read this when they are loaded, so it has to be set before.
     os.environ[_THREADS] = str(threads)
     try:
         yield
@@ -255,8 +256,8 @@ def _work(
     at_once: int | None,
     neighbours: int,
 ) -> None:
-    """Compute cells until the other side closes the connection."""
-    # Ctrl-C reaches the whole group of processes; the one that started this one decides.
+    """Run cells until the other side closes the connection."""
+    # Ctrl-C reaches the whole process group; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share_the_cores()
@@ -269,7 +270,7 @@ def _work(
     turns = Turns(folder, device, cuda_graphs, at_once, neighbours)
     with features_kept():
         while True:
-            # With nothing to do, wait for a cell; else look whether there is another.
+            # If idle, wait for a cell; otherwise check whether there is another.
             while not turns or connection.poll():
                 try:
                     cell = connection.recv()
@@ -283,7 +284,7 @@ def _work(
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, and end as well."""
+    """Wait for the parent process to end, then end too."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
