@@ -89,7 +89,7 @@ def test_trackers_need_a_folder_and_a_name_that_accelerate_knows(
     monkeypatch.setattr(trackers, "available_trackers", lambda: list(trackers.TRACKERS))
     with pytest.raises(InputError, match="needs 'run_dir'"):
         ADCGAN(**QUICK).fit(images(), trackers=["tensorboard"])
-    with pytest.raises(InputError, match=r"'trackers' parameter must name .* 'abacus'"):
+    with pytest.raises(InputError, match=r"'trackers' parameter must be among .* 'abacus'"):
         ADCGAN(**QUICK).fit(images(), run_dir=tmp_path, trackers=["abacus"])
 
 

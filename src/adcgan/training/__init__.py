@@ -1,4 +1,4 @@
-"""Training: one step-based loop, guarded updates, checkpoints, the run's record, health."""
+"""Training: a step-based loop, guarded updates, checkpoints, run logs and health checks."""
 
 from adcgan.training.device import (
     full_precision,

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one safetensors file, whole or absent, with nothing pickled."""
+"""Checkpoints of a run: one safetensors file, written atomically, with nothing pickled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE_NAME = "checkpoint.safetensors"
 def save_checkpoint(
     path: Path, step: int, networks: nn.Module, optimizers: Mapping[str, Optimizer]
 ) -> None:
-    """Write the state after `step` steps: every network once, and each optimizer's moments."""
+    """Save the state after `step` steps: all networks and the moments of all optimizers."""
     tensors = {f"networks/{key}": value for key, value in networks.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
@@ -37,12 +37,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, networks: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
-    """Restore what `save_checkpoint` wrote, in place; return the number of steps done.
+    """Restore the state from `save_checkpoint` in place and return the number of steps done.
 
     Raises
     ------
     InputError
-        The file is not a checkpoint of these networks.
+        The file is not a checkpoint for these networks.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -57,12 +57,12 @@ def load_checkpoint(path: Path, networks: nn.Module, optimizers: Mapping[str, Op
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the entries whose key starts with `prefix`, without it."""
+    """Return the entries whose keys start with `prefix`, with the prefix removed."""
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _restore(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give `optimizer` the moments in `tensors`, keyed "{index}/{name}"."""
+    """Load the moments in `tensors`, with keys "{index}/{name}", into `optimizer`."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         place, name = key.split("/")
@@ -72,14 +72,14 @@ def _restore(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     for index, values in state.items():
         for name, value in values.items():
             if value.dim():
-                # Fused Adam walks weights and moments in memory order, so their layouts must agree.
+                # Fused Adam reads weights and moments in memory order, so their layouts must match.
                 values[name] = torch.empty_like(parameters[index]).copy_(value)
     content["state"] = state
     optimizer.load_state_dict(content)
 
 
 def all_finite(networks: nn.Module) -> bool:
-    """Say whether every floating-point tensor of `networks` is finite."""
+    """Return whether all floating-point tensors of `networks` are finite."""
     return all(
         bool(torch.isfinite(value).all())
         for value in networks.state_dict().values()

@@ -1,4 +1,4 @@
-"""What training will cost: operations counted by PyTorch, over a speed measured on this machine."""
+"""The cost of training: operations counted by PyTorch and the measured speed of this machine."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ LONG_STEP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class FitCost:
-    """The expected cost of a call of ``fit``.
+    """The expected cost of a call to ``fit``.
 
     Attributes
     ----------
     steps : int
-        Optimisation steps in all phases.
+        Number of training steps in all phases.
     flops_per_step : float
-        Floating-point operations of a step, averaged over the phases.
+        Floating-point operations per step, averaged over the phases.
     flops_per_second : float
-        Measured on a real step on this machine.
+        Speed of an actual step on this machine.
     seconds : float
         Expected time.
     seconds_by_width : dict of float to float
-        Expected time at other widths of the network, at the same speed.
+        Expected time at other network widths, at the same speed.
     """
 
     steps: int
@@ -53,24 +53,24 @@ def estimate(
     scaled: bool,
     cuda_graphs: bool = False,
 ) -> FitCost | None:
-    """Estimate the cost of training, and that at `WIDTHS` for comparison.
+    """Estimate the cost of training and, for comparison, the cost at `WIDTHS`.
 
     Parameters
     ----------
     make_recipe : callable
-        Returns a recipe of fresh networks of a given width, None for the width asked for; its
-        weights are used up here. Where there is nothing to train it returns None.
+        Takes a width, or None for the configured one, and returns a recipe with new networks,
+        which are modified here. Returns None if there is nothing to train.
     shape : (int, int, int)
         Channels, height and width of the images.
     scaled : bool
-        Whether the networks come in widths.
+        Whether the networks have a width setting.
     cuda_graphs : bool
         Whether steps will be captured.
 
     Returns
     -------
     FitCost or None
-        None where there is nothing to train.
+        None if there is nothing to train.
     """
     with random_state_kept():
         recipe = make_recipe(None)
@@ -86,7 +86,7 @@ def estimate(
 
 
 def _total_flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
-    """Count the operations of all phases of a recipe."""
+    """Count the operations in all phases of a recipe."""
     return sum(
         phase.steps * count_flops(recipe, number, shape)
         for number, phase in enumerate(recipe.phases)
@@ -94,7 +94,7 @@ def _total_flops(recipe: Recipe, shape: tuple[int, int, int]) -> float:
 
 
 def count_flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
-    """Count the operations of one step: those of a batch of 2, scaled to the whole batch."""
+    """Count the operations of one step, on a batch of 2 and scaled to the full batch size."""
 
     def counted(number: int) -> float:
         make: Callable[[], _Counting] = _Counting
@@ -106,16 +106,16 @@ def count_flops(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> floa
 
 
 def _mean_of_cycle(recipe: Recipe, phase: int, measure: Callable[[int], float]) -> float:
-    """Return the mean over a phase's cycle of what `measure` says of a step by its number."""
+    """Average `measure`, a function of the step number, over a phase's cycle."""
     cycle = recipe.phases[phase].cycle
     first = measure(0)
     return first if cycle == 1 else (first + (cycle - 1) * measure(1)) / cycle
 
 
 class _Counting(TorchDispatchMode):
-    """Adds up operations by PyTorch's formulas.
+    """Counts operations with PyTorch's formulas.
 
-    Its own counter also follows modules, by hooks that cannot be there under `autograd.grad`.
+    PyTorch's own counter also tracks modules, with hooks that do not work under `autograd.grad`.
     """
 
     flops = 0
@@ -129,7 +129,7 @@ class _Counting(TorchDispatchMode):
 
 
 def _seconds(recipe: Recipe, shape: tuple[int, int, int], *, cuda_graphs: bool) -> float:
-    """Time a step of the last phase; a second, warmer one counts unless the first was long."""
+    """Time a step of the last phase; a second, warm one is used unless the first took long."""
     phase = len(recipe.phases) - 1
     if cuda_graphs:
         return _captured_seconds(recipe, phase, shape)
@@ -148,7 +148,7 @@ def _seconds(recipe: Recipe, shape: tuple[int, int, int], *, cuda_graphs: bool) 
 
 
 def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -> float:
-    """Time the last of a few replays of each kind of captured step."""
+    """Time the last of several replays of each kind of captured step."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
     x = _random_images(recipe, shape, recipe.batch_size, rng)
@@ -159,7 +159,7 @@ def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -
     def timed(number: int) -> float:
         recipe.optimizers.step = number
         seconds = np.inf
-        # The steps before the capture, the capture and its replay, and one replay more.
+        # The steps before the capture, the capture with its replay, and one more replay.
         for _ in range(WARM_UP_STEPS + 2):
             start = time.perf_counter()
             graphs.take(kinds.step, x, does_more=kinds.does_more(number))
@@ -172,12 +172,12 @@ def _captured_seconds(recipe: Recipe, phase: int, shape: tuple[int, int, int]) -
 
 
 def memory_of_steps(recipe: Recipe, shape: tuple[int, int, int]) -> int:
-    """Return the bytes of a CUDA device that captured steps of the last phase take at most.
+    """Return the peak CUDA memory in bytes of captured steps of the last phase.
 
     Parameters
     ----------
     recipe : Recipe
-        Of fresh networks, whose weights are used up here.
+        Recipe with new networks, which are modified here.
     shape : (int, int, int)
         Channels, height and width of the images.
     """
@@ -194,7 +194,7 @@ def memory_of_steps(recipe: Recipe, shape: tuple[int, int, int]) -> int:
 def take_step(
     recipe: Recipe, phase: int, shape: tuple[int, int, int], batch: int, number: int = 0
 ) -> None:
-    """Take step `number` of `phase` on random images, and wait until it is done."""
+    """Take step `number` of `phase` on random images and wait for it to finish."""
     accelerator = recipe.optimizers.accelerator
     rng = torch.Generator(device=accelerator.device).manual_seed(0)
     x = _random_images(recipe, shape, batch, rng)
@@ -208,7 +208,7 @@ def take_step(
 def _random_images(
     recipe: Recipe, shape: tuple[int, int, int], batch: int, rng: torch.Generator
 ) -> torch.Tensor:
-    """Return images (`batch`, C, H, W) as a step of `recipe` takes them."""
+    """Return random images (`batch`, C, H, W) as input for a step of `recipe`."""
     sides = shape[1:] if recipe.crop is None else (recipe.crop, recipe.crop)
     return torch.rand(batch, shape[0], *sides, device=rng.device, generator=rng)
 

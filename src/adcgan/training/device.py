@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, processes and trackers, through Accelerate."""
+"""Device, precision, processes and trackers of a run, through Accelerate."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device called `device`; "auto" takes CUDA, then MPS, then the CPU.
+    """Return the device named `device`; "auto" prefers CUDA, then MPS, then the CPU.
 
     Raises
     ------
     InputError
-        There is no such device on this machine.
+        This machine has no such device.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -37,7 +37,7 @@ def resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"The 'device' parameter must be 'auto', 'cpu' or a device of this machine. "
+            f"The 'device' parameter must be 'auto', 'cpu' or a device on this machine. "
             f"Got {device!r} instead ({reason})."
         ) from None
     return resolved
@@ -51,20 +51,20 @@ def make_accelerator(
     trackers: Sequence[str] = (),
     folder: Path | None = None,
 ) -> Accelerator:
-    """Return the Accelerate object of one run.
+    """Create the `Accelerator` of a run.
 
     Parameters
     ----------
     device : str
-        "auto", or a device name. Under ``accelerate launch`` each process takes its own.
+        "auto" or a device name. Under ``accelerate launch``, each process uses its own device.
     precision : {"auto", "float32", "bf16"}
-        "auto" is bf16 on CUDA devices that compute in it, float32 elsewhere.
+        "auto" means bf16 on CUDA devices that support it and float32 elsewhere.
     bf16_on_cpus : bool
-        Whether "auto" is bf16 on CPUs too, where they have instructions for it (AVX-512 BF16, AMX).
+        Whether "auto" also means bf16 on CPUs with bf16 instructions (AVX-512 BF16, AMX).
     trackers : sequence of str
-        Experiment trackers that Accelerate knows: "tensorboard", "wandb", "mlflow".
+        Experiment trackers that Accelerate supports: "tensorboard", "wandb", "mlflow".
     folder : Path or None
-        The run's folder; trackers that write files write them there.
+        The run's folder, where trackers write their files.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -85,7 +85,7 @@ def make_accelerator(
         )
     )
     if not torch.distributed.is_initialized():
-        # Accelerate keeps one global state, and refuses a second run on another device without it.
+        # Accelerate has a global state; unless it is reset, a run on another device fails.
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         mixed_precision="bf16" if bf16 else "no",
@@ -99,15 +99,15 @@ def make_accelerator(
 
 
 def precision_of(accelerator: Accelerator) -> str:
-    """Return the precision that a run trains in: "bf16" or "float32"."""
+    """Return the training precision of a run: "bf16" or "float32"."""
     return "bf16" if accelerator.mixed_precision == "bf16" else "float32"
 
 
 def autocast_of(accelerator: Accelerator) -> Callable[[], AbstractContextManager[object]]:
-    """Return what makes the context of precision that the steps of a run are computed in.
+    """Return a function that makes the autocast context for the steps of a run.
 
-    To be asked for when the run begins: Accelerate keeps one precision for a process, that of the
-    object made last, and a process may train several detectors in turn.
+    Call this when the run starts: Accelerate keeps one precision per process, that of the latest
+    accelerator, and a process may train several detectors in turns.
     """
     if precision_of(accelerator) == "float32":
         return nullcontext
@@ -116,12 +116,12 @@ def autocast_of(accelerator: Accelerator) -> Callable[[], AbstractContextManager
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 convolutions on CUDA devices in float32, not in TF32 as torch does by itself.
+    """Compute float32 convolutions on CUDA devices in float32, not in TF32, torch's default.
 
-    TF32 has 10 bits of a product's operands where float32 has 23.
+    TF32 keeps 10 mantissa bits of the operands of a product; float32 has 23.
     """
     cudnn = torch.backends.cudnn
-    # Torch up to 2.8 has one switch, a later one a precision for each kind of operation.
+    # Torch up to 2.8 has a single switch; later versions have a precision per kind of operation.
     owner, name, exact = (
         (cudnn.conv, "fp32_precision", "ieee")
         if hasattr(cudnn, "conv")
@@ -137,15 +137,15 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave torch's random numbers as they were, on every device."""
-    # Said explicitly, as torch warns where there are several.
+    """Restore torch's random state on all devices afterwards."""
+    # List the devices explicitly, as torch warns if there are several.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield
 
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Flush denormal numbers to zero on CPUs, where they can halve the speed of a step."""
+    """Flush denormals to zero on CPUs, where they can halve the speed of a step."""
     before = bool(torch.tensor([1e-40]).mul(1.0).item() == 0.0)
     torch.set_flush_denormal(True)
     try:

@@ -1,8 +1,8 @@
-"""Training steps as CUDA graphs: captured once for each kind, then replayed for every batch.
+"""Training steps as CUDA graphs: captured once per kind of step, then replayed for every batch.
 
-A replay starts all kernels of a step at once, where Python starts them one by one. It reads the
-batch from a buffer that stays where it is, and the seeds of its random numbers from the generators
-as they are at that moment, so a step draws what it would draw outside a graph.
+A replay launches all kernels of a step at once, while Python launches them one by one. It reads the
+batch from a fixed buffer and its random seeds from the current state of the generators, so a step
+draws the same random numbers as outside a graph.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from torch import Tensor
 
 from adcgan.training.optimizers import Optimizers
 
-# Steps of a kind before its capture. They are real steps; the first ones also create what must be
-# there before a capture: Adam's moments, the libraries' handles and their choice of kernels.
+# Steps of each kind before its capture. These are real steps, which also create what a capture
+# requires: Adam's moments, and the libraries' handles and choices of kernels.
 WARM_UP_STEPS = 3
 
 Step = Callable[[Tensor, torch.Generator], None]
 
 
 class CudaRecorder:
-    """The stream that steps are taken and captured on, and the capture.
+    """Captures steps, on the stream on which they run.
 
     Parameters
     ----------
     device : torch.device
         A CUDA device.
     rng : torch.Generator
-        The generator on `device` that steps draw from, beside torch's own.
+        The generator on `device` from which steps draw, in addition to torch's default one.
     """
 
     def __init__(self, device: torch.device, rng: torch.Generator) -> None:
         self.device, self.rng = device, rng
-        # Autograd remembers the stream that a weight was first used on, so the steps before a
-        # capture are taken on the stream of the capture, and that cannot be the default one.
+        # Autograd remembers the stream on which a weight was first used. The steps before a
+        # capture must therefore run on the capture's stream, which cannot be the default one.
         make_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
         self._stream = make_stream(device)
         index = torch.cuda.current_device() if device.index is None else device.index
         self._default: torch.Generator = torch.cuda.default_generators[index]
-        # A replay reads its seed on the device, while the host may have seeded another run's
-        # step already. So torch's own generator has a state for each run.
+        # A replay reads its seed on the device, when the host may already have seeded a step of
+        # another run. Each run therefore has its own state for torch's default generator.
         self._state = self._default.clone_state()
 
     @contextmanager
     def ordered(self) -> Iterator[None]:
-        """Let the capture's stream begin after what is under way, and what follows after it."""
+        """Make the capture's stream wait for earlier work, and later work wait for the stream."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         try:
             yield
@@ -58,7 +58,7 @@ class CudaRecorder:
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Do everything in the block on the capture's stream, with random numbers of its own."""
+        """Run the block on the capture's stream, with its own random state."""
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             outside = self._default.graphsafe_get_state()
             self._default.graphsafe_set_state(self._state)
@@ -68,10 +68,10 @@ class CudaRecorder:
                 self._default.graphsafe_set_state(outside)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Capture what `work` asks of the device, without doing it; return what replays it."""
+        """Capture the device operations of `work` without running them; return their replay."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.rng)
-        # What Python would happen to clean up during the capture could break it.
+        # Garbage collection during the capture could break it.
         gc.collect()
         with torch.cuda.graph(graph, stream=self._stream):
             work()
@@ -80,7 +80,7 @@ class CudaRecorder:
 
 @dataclass
 class _Kind:
-    """Steps that ask the same of the device: how many were taken, and what their capture holds."""
+    """Steps with the same device operations: their number so far, and their capture."""
 
     taken: int = 0
     images: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -89,18 +89,18 @@ class _Kind:
 
 
 class GraphedSteps:
-    """Takes the steps of a run: the first of each kind one by one, the others as replays.
+    """Runs the training steps: the first ones of each kind directly, the others as replays.
 
     Parameters
     ----------
     optimizers : Optimizers
-        Whose losses every step leaves behind, those of a replay too. They are tensors that the
-        next replay overwrites.
+        They hold the losses of each step, also after a replay, in tensors that the next replay
+        overwrites.
     rng : torch.Generator
-        Given to every step; seeded by the caller before each.
+        Passed to every step, and seeded by the caller before each one.
     autocast : callable
-        Returns the context of precision that a step is computed in. It is entered inside the
-        capture, so that weights are cast anew in every replay.
+        Returns the autocast context of a step. It is entered inside the capture, so that every
+        replay casts the weights again.
     """
 
     def __init__(
@@ -115,24 +115,24 @@ class GraphedSteps:
         self._kinds: dict[bool, _Kind] = {}
 
     def ordered(self) -> AbstractContextManager[None]:
-        """Return the context of a whole run, in which other runs may take steps of their own.
+        """Return the context of a whole run, during which other runs may take steps.
 
-        Its steps come after what is under way as it begins, and before what follows it.
+        Its steps run after earlier work on the device and before later work.
         """
         return self._recorder.ordered()
 
     def stream(self) -> AbstractContextManager[None]:
-        """Return the context that every step and all that reads its results must be in.
+        """Return the context for taking steps and for reading their results.
 
-        It is entered once for many steps, or for each anew.
+        It can be entered once for many steps, or for each step.
         """
         return self._recorder.stream()
 
     def take(self, step: Step, batch: Tensor, *, does_more: bool = True) -> None:
-        """Take `step` on the images `batch` (B, C, H, W), of one shape as long as `step` is one.
+        """Take `step` on the images `batch` (B, C, H, W), whose shape is fixed for each `step`.
 
-        With another `step` than before a phase begins, and the last one's captures are let go.
-        Steps that do more than the others of their phase have a capture of their own.
+        A different `step` starts a new phase and frees the captures of the last one. Steps that do
+        more than the others of their phase have their own capture.
         """
         if step is not self._step:
             self._step, self._kinds = step, {}

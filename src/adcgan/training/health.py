@@ -1,4 +1,4 @@
-"""Signs of sick training: each is a figure with a limit, logged once when it is crossed."""
+"""Health checks on training: each limits a figure and logs a warning once when it is exceeded."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Check:
-    """A warning for when `figure` leaves its range (`least`, `most`) on `patience` looks in a row.
+    """Warns if `figure` is outside (`least`, `most`) in `patience` consecutive observations.
 
     Parameters
     ----------
     name : str
-        What the warning is called.
+        Name of the warning.
     figure : str
-        The logged figure that is looked at; rows without it are passed over.
+        Name of the logged figure to check; rows without it are ignored.
     message : str
-        What it means for the user, in one sentence.
+        What the warning means for the user, in one sentence.
     least, most : float
-        The healthy range.
+        Limits of the healthy range.
     patience : int
-        Looks in a row outside the range before the warning.
+        Consecutive observations outside the range before the warning.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Check:
 
 
 class HealthWatch:
-    """Applies checks to logged figures; a check warns again only after it has been healthy."""
+    """Applies checks to logged figures. A check warns again only after it was healthy."""
 
     def __init__(self, checks: Sequence[Check]) -> None:
         self.checks = checks
         self._outside = dict.fromkeys((check.name for check in checks), 0)
 
     def observe(self, step: int, figures: Mapping[str, float]) -> list[dict[str, Any]]:
-        """Return a row for each check that `figures`, logged at `step`, bring over its limit."""
+        """Return a warning row for each check that fails with the `figures` logged at `step`."""
         warnings: list[dict[str, Any]] = []
         for check in self.checks:
             if check.figure not in figures:
@@ -67,42 +67,42 @@ class HealthWatch:
 COLLAPSE = Check(
     "collapse",
     "diversity",
-    "The generator makes nearly the same image from every latent.",
+    "The generator produces nearly the same image from every latent.",
     least=0.1,
 )
 SATURATED_CRITIC = Check(
     "saturated critic",
     "critic/adversarial",
-    "The critic tells every real image from every generated one; "
-    "the generator learns little from it.",
+    "The critic separates all real images from all generated ones, so the generator learns little.",
     least=0.01,
 )
 STALLED_AUTOENCODER = Check(
     "stalled autoencoder",
     "reconstruction_ratio",
-    "The error of reconstructing held-out normal images is above their variance.",
+    "The reconstruction error on held-out normal images exceeds their variance.",
     most=1.5,
 )
 
 
 def diversity_figures(x: Tensor, made: Tensor) -> dict[str, Tensor]:
-    """Return "diversity": the spread of generated pixels over that of real ones.
+    """Return "diversity", the standard deviation of generated pixels relative to real ones.
 
-    Near 0 the generator makes one image. `x` and `made` (B, C, H, W) share one scale.
+    Near 0, the generator always produces the same image. `x` and `made` (B, C, H, W) are on the
+    same scale.
     """
     return {"diversity": (made.var(0, unbiased=False).mean() / _spread(x)).sqrt()}
 
 
 def reconstruction_figures(x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
-    """Return figures of reconstructions `x_hat` of images `x` (B, C, H, W), on one scale.
+    """Return figures on reconstructions `x_hat` of images `x` (B, C, H, W), on the same scale.
 
-    "held_out_reconstruction" is the mean squared error, "reconstruction_ratio" the same over the
-    variance that the mean image leaves.
+    "held_out_reconstruction" is the mean squared error; "reconstruction_ratio" is this error
+    divided by the variance around the mean image.
     """
     error = (x - x_hat).float().square().mean()
     return {"held_out_reconstruction": error, "reconstruction_ratio": error / _spread(x)}
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Return the pixels' variance over images, averaged over pixels."""
+    """Return the variance of each pixel over the images, averaged over pixels."""
     return x.var(0, unbiased=False).mean().clamp(min=1e-8)

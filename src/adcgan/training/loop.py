@@ -38,7 +38,7 @@ LOG_EVERY = 50
 PROBE_IMAGES = 128
 STATISTICS_IMAGES, STATISTICS_BATCH = 4096, 128
 
-# A probe takes held-out images and random numbers, and returns figures as 0-d tensors.
+# A probe takes held-out images and a random generator, and returns figures as 0-d tensors.
 Probe = Callable[[Tensor, torch.Generator], Mapping[str, Tensor]]
 
 
@@ -46,9 +46,9 @@ Probe = Callable[[Tensor, torch.Generator], Mapping[str, Tensor]]
 class Phase:
     """`steps` repetitions of `step`.
 
-    A step takes images (B, C, H, W) in [0, 1] and the step's own random numbers, and updates
-    weights. Of each `cycle` steps those whose number it divides may do more than the others, as
-    may the first step of a phase.
+    A step takes images (B, C, H, W) in [0, 1] and a generator seeded for this step, and updates
+    weights. Steps whose number is a multiple of `cycle`, and the first step of a phase, may do more
+    than the others.
     """
 
     name: str
@@ -57,36 +57,36 @@ class Phase:
     cycle: int = 1
 
     def does_more(self, number: int) -> bool:
-        """Say whether step `number` of the run is one that may do more than the others."""
+        """Return whether step `number` of the run may do more than the others."""
         return number % self.cycle == 0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that is particular to the training of one detector.
+    """Everything specific to the training of one detector.
 
     Attributes
     ----------
     networks : Module
-        All that the checkpoints keep: every network, once.
+        Module that contains every network once; this is what checkpoints save.
     optimizers : Optimizers
-        Their updates.
+        Optimizers of the networks.
     phases : sequence of Phase
-        What is done, in order.
+        Training phases, in order.
     batch_size : int
-        Images a step.
+        Images per step.
     probe : callable or None
-        Figures that are computed on held-out normal images whenever losses are logged.
+        Computes figures on held-out normal images whenever losses are logged.
     checks : sequence of Check
-        The health watch over losses and figures.
+        Health checks on losses and figures.
     crop : int or None
-        Steps take random crops of this side, one of each image of a batch, whatever the images'
-        sizes; None: whole images, which must be of one size.
+        Side of the random crops for training, one per image in a batch, for images of any size.
+        None means whole images, which must all have the same size.
     finish : callable or None
-        What is left to do once all steps are done, such as taking over averaged weights.
+        Called after the last step, for example to copy averaged weights.
     scoring_pass : callable or None
-        Puts images (B, C, H, W) through the networks as scoring does. If given, BatchNorm's
-        statistics are recomputed with it on training images at the very end.
+        Passes images (B, C, H, W) through the networks as scoring does. If given, it is used to
+        recompute the BatchNorm statistics on training images at the very end.
     """
 
     networks: nn.Module
@@ -102,9 +102,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Session:
-    """The circumstances of one call of ``fit``: where it writes, how it reports, its seed.
+    """The context of one call to ``fit``: where it writes, how it reports, its seed.
 
-    With `cuda_graphs` steps are captured (`adcgan.training.graphs`), on a CUDA device alone.
+    With `cuda_graphs`, steps are captured (`adcgan.training.graphs`), which needs a CUDA device.
     """
 
     accelerator: Accelerator
@@ -118,30 +118,30 @@ class Session:
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where the checkpoint of the run lies."""
+        """Path of the run's checkpoint."""
         return None if self.folder is None else self.folder / FILE_NAME
 
 
 def train(recipe: Recipe, images: Images, split: Split, session: Session) -> Iterator[None]:
-    """Run the phases of `recipe` from the last checkpoint, or from the start, to the end.
+    """Run the phases of `recipe`, from the last checkpoint or from the start.
 
-    Each item that is asked for is one step, and the last of them what follows the steps; nothing
-    is done before. Several runs may take their steps in turn: between two items torch's random
-    numbers, its stream and its treatment of denormal numbers are the caller's.
+    Each item is one step, and exhausting the iterator does what follows the steps; nothing happens
+    before the first item. Several runs can take steps in turns: between items, torch's random
+    state, its stream and its handling of denormals are those of the caller.
 
-    The random numbers of a step depend on (seed, step) alone, and so does the order of the images:
-    a run that was stopped and resumed ends with the weights of one that was not.
+    The random numbers of a step and the order of the images depend only on (seed, step). A run that
+    was interrupted and resumed ends with the same weights as an uninterrupted one.
 
     Parameters
     ----------
     recipe : Recipe
-        Networks and steps.
+        Networks and steps to train.
     images : ndarray of uint8 (n, C, H, W), or Ragged of n where the recipe takes crops
         Normal images.
     split : Split
-        Which of them to train on, and which to watch the training with.
+        Indices of the images to train on and of those to monitor training with.
     session : Session
-        Device, seed, log and checkpoints.
+        Device, seed, log and checkpoints of the run.
 
     Yields
     ------
@@ -151,7 +151,7 @@ def train(recipe: Recipe, images: Images, split: Split, session: Session) -> Ite
     Raises
     ------
     DivergedError
-        A loss was not finite. The last checkpoint stays.
+        A loss was not finite. The last checkpoint is kept.
     """
     loop = _Loop(recipe, images, split, session)
     networks = recipe.networks
@@ -176,7 +176,7 @@ def train(recipe: Recipe, images: Images, split: Split, session: Session) -> Ite
 
 
 def _steps_of(phases: Sequence[Phase]) -> Iterator[tuple[int, Phase]]:
-    """Yield every step of a run with its phase."""
+    """Yield all steps of a run with their phases."""
     step = 0
     for phase in phases:
         for _ in range(phase.steps):
@@ -186,7 +186,7 @@ def _steps_of(phases: Sequence[Phase]) -> Iterator[tuple[int, Phase]]:
 
 @contextmanager
 def _training_mode(networks: nn.Module) -> Iterator[None]:
-    """Put `networks` in training mode, and in evaluation mode afterwards."""
+    """Put `networks` in training mode, and afterwards in evaluation mode."""
     networks.train()
     try:
         yield
@@ -195,7 +195,7 @@ def _training_mode(networks: nn.Module) -> Iterator[None]:
 
 
 def step_seed(seed: int, step: int, process: int = 0) -> int:
-    """Return the seed of all random numbers that `step` draws in one process."""
+    """Return the seed for all random numbers that `step` draws in one process."""
     words = np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
@@ -231,7 +231,7 @@ class _Loop:
         self.since = time.perf_counter()
 
     def restore(self) -> int:
-        """Load the checkpoint if there is one to resume; return the number of steps done."""
+        """Load the checkpoint if there is one to resume from; return the number of steps done."""
         path, start = self.session.checkpoint, 0
         if self.session.resume and path is not None and path.exists():
             start = load_checkpoint(path, self.recipe.networks, self.recipe.optimizers.named)
@@ -243,11 +243,11 @@ class _Loop:
         return nullcontext() if self.graphs is None else self.graphs.ordered()
 
     def stream(self) -> AbstractContextManager[None]:
-        """Return the context that every step is in."""
+        """Return the context for steps."""
         return nullcontext() if self.graphs is None else self.graphs.stream()
 
     def run_step(self, step: int, phase: Phase, *, last: bool) -> None:
-        """Take one step, and log and save where it is due."""
+        """Take one step, and log and save when due."""
         process = self.accelerator.process_index
         seed = step_seed(self.session.seed, step, process)
         torch.manual_seed(seed)  # dropout
@@ -256,7 +256,7 @@ class _Loop:
         self._take(step, phase, self._batch(step))
         self._accumulate()
         due = last or (step + 1) % LOG_EVERY == 0
-        # Reading a flag makes the host wait for an accelerator, so there it is read now and then.
+        # Reading the flag makes the host wait for an accelerator, so it is read only when due.
         if due or self.accelerator.device.type == "cpu":
             self.recipe.optimizers.raise_if_diverged()
         self.session.progress.advance()
@@ -274,11 +274,11 @@ class _Loop:
             phase.step(batch, self.rng)
 
     def _batch(self, step: int) -> Tensor:
-        """Return the images of `step` that this process takes."""
+        """Return this process's images for `step`."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
             order = epoch_order(len(self.train_index), self.session.seed, epoch)
-            # Beside the images, so that no batch waits for its index to change places.
+            # Keep the index with the images, so that no batch waits for its transfer.
             where = self.accelerator.device if self.images.resident else torch.device("cpu")
             self.order = torch.from_numpy(self.train_index[order]).to(where)
             self.epoch = epoch
@@ -286,7 +286,7 @@ class _Loop:
         return self._gather(index[self.accelerator.process_index :: self.accelerator.num_processes])
 
     def _gather(self, index: Tensor) -> Tensor:
-        """Return the images at `index`, or a crop of each."""
+        """Return the images at `index`, or one crop of each."""
         if isinstance(self.images, DeviceCrops):
             return self.images.gather(index, self.rng)
         return self.images.gather(index)
@@ -301,14 +301,14 @@ class _Loop:
             yield self._gather(torch.from_numpy(some[start : start + size]))
 
     def _accumulate(self) -> None:
-        """Add this step's losses to the sums that are logged as means."""
+        """Add the losses of this step to the sums from which means are logged."""
         for key, value in self.recipe.optimizers.losses.items():
             total, count = self.sums.get(key, (0.0, 0))
             self.sums[key] = (total + value, count + 1)
         self.recipe.optimizers.losses = {}
 
     def _log(self, step: int, phase: Phase) -> None:
-        """Write the means since the last log, the probe's figures, and any warning."""
+        """Log the mean losses since the last time, the probe's figures and any warnings."""
         figures = {key: float(total) / count for key, (total, count) in self.sums.items()}
         self.sums = {}
         if self.recipe.probe is not None:
@@ -329,18 +329,18 @@ class _Loop:
         self.accelerator.log(figures, step=step)
 
     def _save(self, done: int) -> None:
-        """Write a checkpoint after `done` steps, unless the weights are no longer finite."""
+        """Save a checkpoint after `done` steps, unless the weights are no longer finite."""
         if self.accelerator.num_processes > 1:
             self._average_buffers()
         path = self.session.checkpoint
         if path is None or not self.accelerator.is_main_process:
             return
         self.recipe.optimizers.raise_if_diverged()
-        assert all_finite(self.recipe.networks), "finite losses, but weights that are not"
+        assert all_finite(self.recipe.networks), "losses are finite, but weights are not"
         save_checkpoint(path, done, self.recipe.networks, self.recipe.optimizers.named)
 
     def _average_buffers(self) -> None:
-        """Give every process the mean of the processes' running statistics."""
+        """Average the running statistics over all processes."""
         for buffer in self.recipe.networks.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(self.accelerator.reduce(buffer, "mean"))

@@ -1,4 +1,4 @@
-"""Main memory between the steps of training."""
+"""Reuse of main memory between training steps."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# From glibc's malloc.h. Blocks that are mapped, each on its own, go back to the system when freed;
-# so does what is free at the end of the heap.
+# From glibc's malloc.h. Blocks that are mapped individually are returned to the system when they
+# are freed, and so is free memory at the end of the heap.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
-# glibc's default, and where its thresholds end up once a block of 32 MiB or more was freed.
+# glibc's default, and the final values of its thresholds after a block of 32 MiB or more is freed.
 _USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 
-# Blocks under way: they may end in another order than they began.
+# Number of active blocks, which may end in a different order than they started.
 _blocks = 0
 
 
 @contextmanager
 def memory_kept() -> Iterator[None]:
-    """Keep freed main memory for the next step while the block runs.
+    """Keep freed main memory for reuse while the block runs.
 
-    glibc gives large blocks back to the system as they are freed, and every step then waits for
-    the same memory to be handed out and cleared anew: up to a tenth of its time. At the end of the
-    last such block under way all that is free is given back. With another C library this does
-    nothing.
+    glibc returns large allocations to the system when they are freed. Every step then waits for the
+    same memory to be allocated and cleared again, for up to a tenth of its time. When the last
+    active block ends, all free memory is returned. With other C libraries, this does nothing.
     """
     global _blocks
     if platform.libc_ver()[0] != "glibc":

@@ -1,4 +1,4 @@
-"""Updates of the weights, guarded against losses that are not finite."""
+"""Weight updates, guarded against losses that are not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Let what is computed in the block have no gradients of the weights of `network`."""
+    """Disable gradients for the weights of `network` within the block."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     for weight in weights:
         weight.requires_grad_(False)
@@ -30,7 +30,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 class _GuardedAdam(torch.optim.Adam):
-    """Fused Adam, which leaves an update out where `found_inf` is not 0."""
+    """Fused Adam that skips an update if `found_inf` is not 0."""
 
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
@@ -39,25 +39,25 @@ class _GuardedAdam(torch.optim.Adam):
 class Optimizers:
     """The named Adam optimizers of a run.
 
-    A loss that is not finite freezes every weight on the device from that update on, without
-    waiting for the device: fused Adam skips an update whose ``found_inf`` flag is set, and the
-    flag is never cleared. `raise_if_diverged` reads it when the host wants to know.
+    A loss that is not finite freezes all weights from that update on, without synchronising with
+    the device: fused Adam skips updates if its ``found_inf`` flag is set, and the flag is never
+    cleared. `raise_if_diverged` reads it when the host needs to know.
 
     Parameters
     ----------
     parameters : mapping of str to iterable of Parameter
-        What each optimizer updates. A parameter may belong to several.
+        Parameters of each optimizer. A parameter may belong to several optimizers.
     learning_rates : mapping of str to float
-        The learning rate of each.
+        Learning rate of each optimizer.
     betas : (float, float)
         Adam's decay rates.
     weight_decay : mapping of str to float, optional
-        Of the optimizers named, what times each weight is added to its gradient, as L2
-        regularisation; 0 for the others.
+        L2 regularisation by optimizer: the factor with which each weight is added to its gradient.
+        The default is 0.
     decay : callable or None
-        Takes the number of a step and returns what the learning rates are multiplied by in it.
+        Takes the step number and returns the factor on the learning rates.
     accelerator : Accelerator
-        Device, precision and processes; gradients are averaged over the processes.
+        Determines device, precision and processes; gradients are averaged over processes.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Optimizers:
     ) -> None:
         self.accelerator = accelerator
         self.parameters = {name: list(values) for name, values in parameters.items()}
-        # Fused Adam on CPUs copies what is not stored in the order of its dimensions, so it is
-        # given the weights as they are stored.
+        # Fused Adam on CPUs copies tensors that are not stored in the order of their dimensions,
+        # so pass it views in storage order.
         self._stored = {
             name: [_as_stored(p.detach(), like=p) for p in values]
             for name, values in self.parameters.items()
@@ -91,15 +91,15 @@ class Optimizers:
         }
         self._learning_rates, self._decay = learning_rates, decay
         if decay is not None:
-            # On the device, where a captured step finds the rate of the step it is replayed for.
+            # On the device, so that a captured step reads the rate of the step it is replayed for.
             for name, optimizer in self.named.items():
                 rate = torch.tensor(learning_rates[name], device=accelerator.device)
                 optimizer.param_groups[0]["lr"] = rate
         self._step = 0
         self.losses: dict[str, Tensor] = {}
-        # On the device: whether weights are frozen, also as the number that Adam takes; the last
-        # step that began before; each update's losses until then, the bad ones included, and as
-        # many zeros.
+        # On the device: whether weights are frozen, also as the number that Adam expects; the last
+        # step that started before that; the losses of each update until then, including the bad
+        # ones, and as many zeros.
         self._is_frozen = torch.zeros((), dtype=torch.bool, device=accelerator.device)
         self._frozen = torch.zeros((), device=accelerator.device)
         self._last_step = torch.zeros((), dtype=torch.int64, device=accelerator.device)
@@ -108,7 +108,7 @@ class Optimizers:
 
     @property
     def step(self) -> int:
-        """The number of the step under way, which the loop sets."""
+        """Number of the current step, set by the loop."""
         return self._step
 
     @step.setter
@@ -123,10 +123,10 @@ class Optimizers:
 
     @contextmanager
     def capturable(self) -> Iterator[None]:
-        """Let updates in the block be captured in a CUDA graph.
+        """Allow updates in the block to be captured in a CUDA graph.
 
-        All that fused Adam reads and writes lies on the device at any time, but torch wants to be
-        told, and warns of what is told so and not captured.
+        Everything that fused Adam reads and writes is on the device anyway, but torch requires a
+        flag for capturing and warns if the flag is set without capturing.
         """
         groups = [group for optimizer in self.named.values() for group in optimizer.param_groups]
         for group in groups:
@@ -138,14 +138,14 @@ class Optimizers:
                 group["capturable"] = False
 
     def update(self, name: str, losses: Mapping[str, Tensor]) -> None:
-        """Take one step of optimizer `name` on the sum of the 0-d tensors `losses`.
+        """Update with optimizer `name` on the sum of the 0-d tensors `losses`.
 
-        Each loss is kept as ``"{name}/{loss}"`` in `self.losses` until the next step.
+        Each loss is available as ``"{name}/{loss}"`` in `self.losses` until the next step.
         """
         values = [loss.float() for loss in losses.values()]
         self._watch([f"{name}/{key}" for key in losses], values)
         parameters = self.parameters[name]
-        # Autograd adds up the gradients of several losses.
+        # Autograd sums the gradients of several losses.
         gradients: Sequence[Tensor | None] = torch.autograd.grad(
             values, parameters, [self._one] * len(values), allow_unused=True
         )
@@ -163,14 +163,14 @@ class Optimizers:
 
     @torch.no_grad()
     def _watch(self, keys: list[str], losses: list[Tensor]) -> None:
-        """Record losses, and freeze the weights from here on if one is not finite."""
+        """Record losses and freeze the weights if one of them is not finite."""
         values = torch.stack(losses)
         self.losses.update(zip(keys, values.unbind(), strict=True))
         if tuple(keys) not in self._last:
             self._last[tuple(keys)] = torch.zeros_like(values), torch.zeros_like(values)
         last, zeros = self._last[tuple(keys)]
         torch.where(self._is_frozen, last, values, out=last)
-        # 0 times a number that is not finite is NaN, which alone differs from itself.
+        # 0 times a non-finite number is NaN, the only value that differs from itself.
         sign = torch.dot(last, zeros)
         bad = sign != sign
         if self.accelerator.num_processes > 1:
@@ -179,7 +179,7 @@ class Optimizers:
         self._frozen.copy_(self._is_frozen)
 
     def _averaged(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return the mean of each gradient over the processes, by one exchange."""
+        """Average each gradient over the processes in a single exchange."""
         found = [gradient for gradient in gradients if gradient is not None]
         flat = self.accelerator.reduce(torch.cat([g.flatten() for g in found]), "mean")
         means = iter(flat.split([g.numel() for g in found]))
@@ -194,13 +194,13 @@ class Optimizers:
                 if not math.isfinite(value):
                     raise DivergedError(
                         f"Training diverged: the loss {key!r} is not finite at step "
-                        f"{int(self._last_step)}. The weights were kept as they were before it."
+                        f"{int(self._last_step)}. The weights from before that step were kept."
                     )
         raise DivergedError("Training diverged in another process.")
 
 
 def _as_stored(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a view with the dimensions in the order in which those of `like` are stored."""
+    """Return a view whose dimensions are in the storage order of `like`."""
     if like.is_contiguous() or not like.is_contiguous(memory_format=torch.channels_last):
         return tensor
     return tensor.permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""The record of a run: settings, versions and hardware once, statistics as they come."""
+"""Run logs: settings, versions and hardware at the start, then statistics as training proceeds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Row = dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a result."""
+    """Return the versions of the packages that affect results."""
     names = ("torch", "accelerate", "numpy", "scikit-learn", "pillow", "safetensors")
     found = {name: version(name) for name in names}
     return {"adcgan": __version__, "python": platform.python_version(), **found}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Return what the run is computed on."""
+    """Return the device and processor of the run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": str(device),
@@ -40,7 +40,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the processor's name as its maker gives it, or the architecture where none is told."""
+    """Return the vendor's name of the processor or, if unknown, the architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -50,17 +50,17 @@ def _processor() -> str:
 
 
 class RunLog:
-    """Statistics of a run in memory and, when the run has a folder, in its ``stats.jsonl``.
+    """Statistics of a run, in memory and, if the run has a folder, in its ``stats.jsonl``.
 
     Parameters
     ----------
     folder : Path or None
-        The run's folder; None keeps the rows in memory alone.
+        The run's folder; None keeps the rows only in memory.
 
     Attributes
     ----------
     rows : list of dict
-        Every row, with its "step".
+        All rows, each with its "step".
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -74,23 +74,23 @@ class RunLog:
         device: torch.device,
         in_force: Mapping[str, Any],
     ) -> None:
-        """Write ``run.json``, or check that the one there has the same settings.
+        """Write ``run.json``, or check that an existing one has the same settings.
 
         Parameters
         ----------
         settings : mapping
-            What must not change when the run is resumed, as JSON values.
+            Settings that must stay the same when the run is resumed, as JSON values.
         source : str
-            What a person would call the data.
+            Display name of the data.
         device : torch.device
-            Where the run is computed.
+            Device of the run.
         in_force : mapping
-            How: what "auto" stands for here, as JSON values.
+            What "auto" resolves to in this run, as JSON values.
 
         Raises
         ------
         InputError
-            The folder holds a run with other settings; the message names them.
+            The folder contains a run with different settings; the message names them.
         """
         if self.folder is None:
             return
@@ -105,16 +105,16 @@ class RunLog:
             )
             if changed:
                 raise InputError(
-                    f"The run in {self.folder} was started with other settings: "
+                    f"The run in {self.folder} was started with different settings: "
                     + ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
-                    + ". Resume it with the same settings, or choose another folder."
+                    + ". Resume it with the same settings or choose another folder."
                 )
             return
         record = {"settings": settings, "source": source, "in_force": in_force}
         write_json(path, {**record, "versions": versions(), "hardware": hardware(device)})
 
     def rewind(self, step: int) -> None:
-        """Take up the rows before `step` from the folder and drop the later ones."""
+        """Load the rows before `step` from the folder and drop later ones."""
         if self.folder is None or not (self.folder / STATS_FILE).exists():
             return
         path = self.folder / STATS_FILE
@@ -123,7 +123,7 @@ class RunLog:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def append(self, row: Row) -> None:
-        """Add one row, whole or not at all."""
+        """Append a row atomically."""
         self.rows.append(row)
         if self.folder is not None:
             path = self.folder / STATS_FILE
@@ -135,11 +135,11 @@ class RunLog:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a JSON-lines file; a last line cut short by a kill is left out."""
+    """Read the rows of a JSON Lines file, ignoring an incomplete last line."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     try:
         return [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not a file of JSON lines: {error}") from None
+        raise InputError(f"{path} is not a JSON Lines file: {error}") from None

@@ -1,4 +1,4 @@
-"""BatchNorm statistics of trained networks, measured on the images they will score."""
+"""BatchNorm statistics of trained networks, recomputed for scoring."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def recompute_statistics(
     networks: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]
 ) -> None:
-    """Replace the running statistics of every BatchNorm in `networks` by those of `batches`.
+    """Replace the running statistics of all BatchNorm layers in `networks` with those of `batches`.
 
-    During training a network's running averages mix every use it is put to: the generator's those
-    of images made of noise and of reconstructions. In scoring it has one use, and there the
-    mixture fits neither. The means and variances of whole batches are averaged with equal weight;
-    weights stay as they are, dropout is off, and the networks end in evaluation mode.
+    During training, a network's running averages mix all of its uses: for the generator, images
+    from noise and reconstructions. Scoring uses only one of them, which the mixture does not fit.
+    The means and variances of whole batches are averaged with equal weight. Weights do not change,
+    dropout is off, and the networks end in evaluation mode.
 
     Parameters
     ----------
     networks : Module
-        Changed in place.
+        Networks to change in place.
     forward : callable
-        Puts a batch through the networks as scoring does.
+        Passes a batch through the networks as scoring does.
     batches : iterable of Tensor (B, C, H, W)
-        Normal images in [0, 1], at least 2 in a batch.
+        Normal images in [0, 1], at least 2 per batch.
     """
     norms = [module for module in networks.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]

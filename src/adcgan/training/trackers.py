@@ -1,4 +1,4 @@
-"""Experiment trackers, through Accelerate: settings at the start, figures on the way, an end."""
+"""Experiment trackers, through Accelerate: settings at the start, then figures, then the status."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ PROJECT = "adcgan"
 
 
 def available_trackers() -> list[str]:
-    """Return the names of the experiment trackers that are installed."""
+    """Return the names of the installed experiment trackers."""
     from accelerate.tracking import get_available_trackers
 
     return [str(tracker.value) for tracker in get_available_trackers()]
 
 
 def check_trackers(trackers: Sequence[str], folder: Path | None) -> None:
-    """Refuse trackers that are unknown, not installed, or have nowhere to write.
+    """Raise an error for trackers that are unknown, not installed or have nowhere to write.
 
     Raises
     ------
     InputError
-        A name is none of `TRACKERS`, or there is no folder.
+        A name is not in `TRACKERS`, or there is no folder.
     MissingExtraError
-        The tracker's package is not installed; the message says how to get it.
+        The tracker's package is not installed; the message says how to install it.
     """
     for tracker in trackers:
         if tracker not in TRACKERS:
             raise InputError(
-                f"The 'trackers' parameter must name some of {', '.join(TRACKERS)}. "
+                f"The 'trackers' parameter must be among {', '.join(TRACKERS)}. "
                 f"Got {tracker!r} instead."
             )
         if tracker not in available_trackers():
@@ -49,7 +49,7 @@ def check_trackers(trackers: Sequence[str], folder: Path | None) -> None:
                 f"The tracker {tracker!r} is not installed: pip install {tracker}"
             )
     if trackers and folder is None:
-        raise InputError("The 'trackers' parameter needs 'run_dir', where the trackers write.")
+        raise InputError("The 'trackers' parameter needs 'run_dir', the folder to write to.")
 
 
 @contextmanager
@@ -59,22 +59,22 @@ def tracked(
     folder: Path | None,
     parameters: Mapping[str, Any],
 ) -> Iterator[None]:
-    """Have the trackers record what is logged through `accelerator` while the block runs.
+    """Let the trackers record everything logged through `accelerator` within the block.
 
-    TensorBoard writes to ``<folder>/adcgan``. W&B writes to `folder` and goes where its own
-    settings say (``WANDB_MODE=offline`` keeps it here). MLflow writes to ``<folder>/mlflow.db``, or
-    ``<folder>/mlruns`` where SQLAlchemy is not installed, unless a tracking URI was set before.
+    TensorBoard writes to ``<folder>/adcgan``. W&B writes to `folder` and uploads according to its
+    own settings (``WANDB_MODE=offline`` disables uploads). MLflow writes to ``<folder>/mlflow.db``,
+    or to ``<folder>/mlruns`` if SQLAlchemy is not installed, unless a tracking URI is already set.
 
     Parameters
     ----------
     accelerator : Accelerator
-        Made with these trackers.
+        Accelerator created with these trackers.
     trackers : sequence of str
-        Names that passed `check_trackers`; none leaves the block alone.
+        Names that passed `check_trackers`; if empty, nothing is recorded.
     folder : Path or None
-        The run's folder; there is one if there are trackers.
+        The run's folder; required if there are trackers.
     parameters : mapping
-        What the run was started with: numbers, text, truth values and None.
+        Settings of the run: numbers, strings, booleans and None.
     """
     if not trackers or not accelerator.is_main_process:
         yield
@@ -95,42 +95,42 @@ def tracked(
 
 
 def _plain(value: object) -> bool:
-    """Say whether every tracker takes `value` as it is."""
+    """Return whether all trackers accept `value` unchanged."""
     return isinstance(value, (int, float, str))
 
 
 def _options(trackers: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what each tracker is started with: its run has the name of the folder."""
+    """Return the start-up options of each tracker, whose run is named after the folder."""
     name = folder.resolve().name
     options: dict[str, dict[str, Any]] = {"wandb": {"dir": str(folder), "name": name}}
     if "mlflow" in trackers:
         options["mlflow"] = {
             "run_name": name,
             "logging_dir": (folder.resolve() / "mlartifacts").as_uri(),
-            # Inside a run that the caller has open, this one is a part of it.
+            # If the caller has an open run, nest this one in it.
             "nested_run": _mlflow().active_run() is not None,
         }
     return options
 
 
 def _mlflow() -> Any:
-    """Return the package, which has no types where it is not installed."""
+    """Return the mlflow package, untyped because it may not be installed."""
     return import_module("mlflow")
 
 
 def _local_mlflow(folder: Path) -> AbstractContextManager[None]:
-    """Return a block in which MLflow writes into `folder`, unless it was told where to write."""
+    """Return a context in which MLflow writes to `folder`, unless a tracking URI is set."""
     told = _mlflow().is_tracking_uri_set() or _mlflow().active_run() is not None
     return nullcontext() if told else _mlflow_in(folder.resolve())
 
 
 @contextmanager
 def _mlflow_in(folder: Path) -> Iterator[None]:
-    """Let MLflow write into `folder` while the block runs, and forget it afterwards."""
-    # A database is what MLflow recommends; its small package comes without the means for one.
+    """Let MLflow write to `folder` within the block, and restore its settings afterwards."""
+    # MLflow recommends a database, but its slim package does not include database support.
     database = find_spec("sqlalchemy") is not None and find_spec("alembic") is not None
     store = f"sqlite:///{folder / 'mlflow.db'}" if database else (folder / "mlruns").as_uri()
-    # Setting the address sets a variable of the environment too, which must not outlive the run.
+    # Setting the URI also sets an environment variable, which must not outlive the run.
     kept = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     _mlflow().set_tracking_uri(store)
@@ -144,7 +144,7 @@ def _mlflow_in(folder: Path) -> Iterator[None]:
 
 
 def _end_as_failed(accelerator: Accelerator) -> None:
-    """End the trackers' runs so that nobody takes them for finished ones."""
+    """End the trackers' runs with a status that marks them as failed."""
     for tracker in accelerator.trackers:
         if tracker.name == "mlflow":
             _mlflow().end_run("FAILED")
