@@ -1,9 +1,9 @@
-"""BatchNorm and what follows it, activation and dropout, as one function of autograd.
+"""BatchNorm with the activation and dropout after it, as a single autograd function.
 
-In training torch's layers take a dozen small operations for them, forwards and back, where the
-time of a small operation is that of its start. Here they are the few that compute something, and
-`tests/networks/test_activated.py` holds them to torch's layers. Only the number of batches, which
-an average with a momentum does not use, is not counted.
+In training, torch's layers need a dozen small operations for them, forward and backward, and small
+operations take as long as their launch. Here only the few that compute something remain.
+`tests/networks/test_activated.py` compares them with torch's layers. The only difference is that
+batches are not counted, as averages with a momentum do not use their number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def normed(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def norm_prelu(x: Tensor, norm: nn.Module, prelu: nn.Module, slope: float | None = None) -> Tensor:
-    """Return ``prelu(norm(x))`` (B, C, H, W), with PReLU's `slope` if it was read."""
+    """Return ``prelu(norm(x))`` (B, C, H, W), with PReLU's `slope` if it was read before."""
     if _averages(norm) and isinstance(prelu, PReLU) and torch.is_grad_enabled():
         return _norm_prelu(x, norm.weight, norm.bias, prelu.weight, norm, slope)
     out: Tensor = prelu(norm(x))
@@ -49,9 +49,9 @@ def norm_leaky_relu(
     x : Tensor (B, C, H, W)
     norm, leaky, dropout : Module
     masks : Masks or None
-        Entries are dropped by the next of them.
+        Source of the dropout mask, if given.
     batches : int
-        `x` are so many batches of one size, each normalised by its own statistics.
+        Number of equal batches in `x`, each normalised with its own statistics.
     """
     if _averages(norm) and isinstance(leaky, nn.LeakyReLU):
         mask = None if masks is None else masks.next(x)
@@ -64,12 +64,12 @@ def norm_leaky_relu(
 
 
 def _averages(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Say whether `norm` is in training and keeps moving averages of its statistics."""
+    """Return whether `norm` is in training mode and keeps moving averages of its statistics."""
     return isinstance(norm, nn.BatchNorm2d) and norm.training and norm.momentum is not None
 
 
 def _batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normalise `x` by its own statistics; return also what the backward pass needs of them."""
+    """Normalise `x` with its own statistics; also return what the backward pass needs."""
     out: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.aten._batch_norm_with_update(
         x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
     )
@@ -79,7 +79,7 @@ def _batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor
 def _batch_norm_backward(
     gradient: Tensor, ctx: Any, x: Tensor, weight: Tensor, *statistics: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `x`, of weight and of bias."""
+    """Return the gradients of `x`, weight and bias."""
     mean, deviation, reserve = statistics
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.batch_norm_backward(
         *(gradient, x, weight, None, None, mean, deviation, True, ctx.eps),
@@ -107,7 +107,7 @@ class _NormLeakyReLU(torch.autograd.Function):
         if mask is None:
             kept = result = F.leaky_relu_(out, slope)
         else:
-            # LeakyReLU and dropout multiply by a number each, so the two by their product.
+            # LeakyReLU and dropout each multiply by a number, so together by the product.
             kept = torch.ops.aten.leaky_relu_backward(mask, out, slope, False)
             result = out * kept
         ctx.save_for_backward(weight, kept, *parts, *(s for kind in statistics for s in kind))
@@ -120,7 +120,7 @@ class _NormLeakyReLU(torch.autograd.Function):
         if ctx.masked:
             gradient = gradient * kept
         else:
-            # The slope is not negative, so that the sign of the output is that of the input.
+            # The slope is not negative, so the output has the sign of the input.
             gradient = torch.ops.aten.leaky_relu_backward(gradient, kept, ctx.slope, True)
         batches = len(saved) // 4
         parts = gradient.chunk(batches) if batches > 1 else (gradient,)

@@ -1,4 +1,4 @@
-"""The layers that the networks are stacked from, and the rule that picks a column of Table 2."""
+"""Building blocks of the networks, and the rule that selects a column of Table 2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEM_CHANNELS = 64
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution of a column: `channels` out, square `kernel`, `stride`, zero `padding`."""
+    """A convolution of a column: output `channels`, square `kernel`, `stride`, zero `padding`."""
 
     channels: int
     kernel: int
@@ -29,12 +29,12 @@ class Conv:
     padding: int = 0
 
     def out_size(self, size: int) -> int:
-        """Return the side of the map that this layer makes of a map of side `size`."""
+        """Return the side of the output map for an input map of side `size`."""
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return a hidden width scaled by `width`, at least 4 channels."""
+    """Scale a number of channels by `width`, to at least 4."""
     return max(4, round(channels * width))
 
 
@@ -44,12 +44,12 @@ def negative_slope(size: int) -> float:
 
 
 def column_for(size: int, table: Mapping[int, tuple[Conv, ...]]) -> tuple[Conv, ...]:
-    """Return the convolutions that serve images of side `size`, 16 to 256.
+    """Return the convolutions for images of side `size`, 16 to 256.
 
-    At 28, 32 and 64 px this is the table's own column. Elsewhere the column of the largest table
-    size not above `size` serves, with two additions: from 128 px on, stride-2 stem layers first
-    halve the image until it is below 128 px; below 28 px, the 28 px column is padded so that its
-    stride-1 layers keep the size of the map.
+    At 28, 32 and 64 px this is the column of the table. Other sizes use the column of the largest
+    table size not above `size`, with two changes: from 128 px up, stride-2 stem layers first halve
+    the image until it is below 128 px; below 28 px, the 28 px column is padded so that its stride-1
+    layers preserve the size of the map.
     """
     assert MIN_SIZE <= size <= MAX_SIZE
     if size in table:
@@ -67,7 +67,7 @@ def column_for(size: int, table: Mapping[int, tuple[Conv, ...]]) -> tuple[Conv, 
 
 
 def convolution(in_channels: int, layer: Conv, out_channels: int, *, bias: bool) -> nn.Module:
-    """Return `layer` as a spectrally normalised convolution."""
+    """Build `layer` as a spectrally normalised convolution."""
     return spectral_norm(
         Conv2d(
             in_channels,
@@ -81,7 +81,7 @@ def convolution(in_channels: int, layer: Conv, out_channels: int, *, bias: bool)
 
 
 class ConvBlock(nn.Sequential):
-    """Spectrally normalised convolution, BatchNorm, LeakyReLU, dropout (E and the critic)."""
+    """Spectrally normalised convolution, BatchNorm, LeakyReLU and dropout (E and the critic)."""
 
     def __init__(
         self, in_channels: int, layer: Conv, *, width: float, slope: float, dropout: float
@@ -95,16 +95,16 @@ class ConvBlock(nn.Sequential):
         )
 
     def forward(self, x: Tensor, masks: Masks | None = None, batches: int = 1) -> Tensor:
-        """Apply the four layers to `x` (B, in, H, W); the rest as for `norm_leaky_relu`."""
+        """Apply the four layers to `x` (B, in, H, W); see `norm_leaky_relu` for the rest."""
         convolution, norm, leaky, dropout = self
         return norm_leaky_relu(convolution(x), norm, leaky, dropout, masks, batches)
 
 
 class Column(nn.Sequential):
-    """Blocks one after another; the masks of their dropout are drawn at once."""
+    """A sequence of blocks whose dropout masks are drawn together."""
 
     def forward(self, x: Tensor, masks: Masks | None = None, batches: int = 1) -> Tensor:
-        """Put `x` through the blocks; the rest as for `norm_leaky_relu`."""
+        """Apply the blocks to `x`; see `norm_leaky_relu` for the other parameters."""
         masks = draw_masks(self, x) if masks is None else masks
         for block in self:
             x = block(x, masks, batches) if isinstance(block, ConvBlock) else block(x)
@@ -112,9 +112,9 @@ class Column(nn.Sequential):
 
 
 def draw_masks(blocks: Iterable[nn.Module], x: Tensor) -> Masks | None:
-    """Draw the masks for `x` (B, C, H, W) that is put through `blocks`, of one dropout, next.
+    """Draw the dropout masks for `x` (B, C, H, W) in `blocks`, which share one probability.
 
-    None where no block drops by a mask.
+    Returns None if no block uses masks.
     """
     sizes, sides, p = [], x.shape[2:], 0.0
     for block in blocks:
@@ -128,19 +128,19 @@ def draw_masks(blocks: Iterable[nn.Module], x: Tensor) -> Masks | None:
 
 
 class UpBlock(nn.Sequential):
-    """Transposed (or plain) convolution, BatchNorm, PReLU (the generator)."""
+    """Transposed (or plain) convolution, BatchNorm and PReLU (the generator)."""
 
     def __init__(self, convolution: ConvTranspose2d | Conv2d) -> None:
         super().__init__(convolution, nn.BatchNorm2d(convolution.out_channels), PReLU())
 
     def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
-        """Apply the three layers to `x` (B, in, H, W); PReLU's slope if it was read."""
+        """Apply the three layers to `x` (B, in, H, W), with PReLU's slope if it was read before."""
         convolution, norm, prelu = self
         return norm_prelu(convolution(x), norm, prelu, slope)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with a skip; the shape (B, C, H, W) is kept."""
+    """Two 3×3 convolutions with a skip connection; preserves the shape (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -153,16 +153,16 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
-        """Return x + body(x); PReLU's slope if it was read."""
+        """Return x + body(x), with PReLU's slope if it was read before."""
         first, norm, prelu, second, last_norm = self.body
         inside = norm_prelu(first(x), norm, prelu, slope)
         return x + normed(second(inside), last_norm)
 
 
 def read_slopes(blocks: nn.Module, x: Tensor) -> Iterator[float | None]:
-    """Read the slopes of all `PReLU` in `blocks` at once, for a pass of `x` through them.
+    """Read the slopes of all `PReLU` layers in `blocks` at once, for a pass of `x`.
 
-    None each where slopes are not read.
+    Yields None for each if slopes are not read.
     """
     prelus = (layer for layer in blocks.modules() if isinstance(layer, PReLU))
     slopes: list[Tensor] = [layer.weight for layer in prelus]

@@ -1,4 +1,4 @@
-"""The critic D_cgan: an image to a logit, a map of local features and a global feature vector."""
+"""The critic D_cgan: from an image to a logit, local features and global features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adcgan.networks.layers import Linear
 from adcgan.networks.residual import Trunk, full_trunk, residual_trunk
 from adcgan.networks.spectral import spectral_norm
 
-# The last two layers of a column are the last block: the local map is taken before it.
+# The last two layers of a column are the last block; the local map is the input of this block.
 COLUMNS = {
     28: (Conv(64, 3, 2), Conv(128, 3, 2), Conv(256, 3), Conv(512, 3, 2)),
     32: (
@@ -32,19 +32,19 @@ COLUMNS = {
     ),
 }
 LAST_BLOCK = 2
-# From this side on a self-supervised critic is residual.
+# Self-supervised critics are residual from this image side up.
 RESIDUAL_FROM = 32
-# What views of an image are compared by.
+# Length of the features by which views are compared.
 VIEW_FEATURES = 64
 
 
 class CriticFeatures(NamedTuple):
-    """What the critic says of a batch of images.
+    """The critic's outputs for a batch of images.
 
     Attributes
     ----------
     logit : Tensor (B,)
-        C(x), the raw critic value; higher = more like a real image.
+        C(x), the raw critic value; higher means more real.
     local : Tensor (B, K, M, M)
         C_ψ(x), the local features: "the penultimate representation" (section 2.1).
     global_ : Tensor (B, F)
@@ -57,7 +57,7 @@ class CriticFeatures(NamedTuple):
 
 
 def paper_trunk(channels: int, size: int, *, width: float, dropout: float) -> Trunk:
-    """Return the trunk and the last block of Table 2, channels of the local map and of the last."""
+    """Return Table 2's trunk and last block, and the channels of the local and last maps."""
     blocks: list[ConvBlock] = []
     side = size
     for layer in column_for(size, COLUMNS):
@@ -65,7 +65,7 @@ def paper_trunk(channels: int, size: int, *, width: float, dropout: float) -> Tr
             ConvBlock(channels, layer, width=width, slope=negative_slope(size), dropout=dropout)
         )
         channels, side = blocks[-1].out_channels, layer.out_size(side)
-    # Sizes outside the table can end in a map larger than 1×1; its mean is the vector.
+    # Sizes outside the table can end in a map larger than 1×1, which is averaged.
     mean = nn.AdaptiveAvgPool2d(1) if side > 1 else nn.Identity()
     return (
         Column(*blocks[:-LAST_BLOCK]),
@@ -75,7 +75,7 @@ def paper_trunk(channels: int, size: int, *, width: float, dropout: float) -> Tr
     )
 
 
-# How the trunks of a self-supervised critic are made, by name.
+# Functions that build the trunks of self-supervised critics, by name.
 TRUNKS: dict[str, Callable[..., Trunk]] = {
     "paper": paper_trunk,
     "small": residual_trunk,
@@ -91,7 +91,7 @@ class Critic(nn.Module):
     channels, size, width, dropout
         As for `Encoder`.
     make_trunk : callable
-        Returns trunk and last block for the same; Table 2's by default.
+        Returns trunk and last block for these parameters; by default, those of Table 2.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class Critic(nn.Module):
         return self._judge(x, 1)
 
     def compare(self, real: Tensor, fake: Tensor) -> tuple[CriticFeatures, Tensor]:
-        """Judge two batches (B, channels, size, size) as `forward` does one after the other.
+        """Judge two batches (B, channels, size, size) like two calls of `forward`.
 
-        They pass together, but for the statistics of BatchNorm. Returns the features of `real`
+        They share one pass, except for the statistics of BatchNorm. Returns the features of `real`
         and the logits (B,) of `fake`.
         """
         assert all(isinstance(block, ConvBlock) for block in self.trunk)
@@ -133,40 +133,41 @@ class Critic(nn.Module):
         return CriticFeatures(self.logit(global_).squeeze(1), local, global_)
 
     def local_features(self, x: Tensor) -> Tensor:
-        """Return C_ψ (B, K, M, M) of images alone, without the work that the rest takes."""
+        """Return only C_ψ (B, K, M, M) of images, without computing the rest."""
         local: Tensor = self.trunk(x)
         return local
 
     def project(self, global_: Tensor) -> Tensor:
-        """Return φ_θ of global features (B, F): queries (B, K) for the local features."""
+        """Map global features (B, F) with φ_θ to queries (B, K) for the local features."""
         query: Tensor = self.projection(global_)
         return query
 
 
 class SelfSupervisedCritic(Critic):
-    """D_cgan that also says which transformation was applied to an image.
+    """D_cgan that also predicts which transformation was applied to an image.
 
-    From 32 px on it is also asked whether the image was mirrored.
+    From 32 px up, it also predicts whether the image was flipped.
 
     Parameters
     ----------
     channels, size, width, dropout
         As for `Encoder`.
     trunk : {"paper", "small", "full"} or None
-        Table 2's; a residual one on a first map of at most 16 px; the same on the image's own
-        resolution. None takes Table 2's below 32 px, where its kernels are small, and from there
-        on, where it needs several times the work for the same recognition, the small one.
+        "paper" is the trunk of Table 2, "small" a residual trunk with a first map of at most 16 px,
+        "full" the same at the image's own resolution. None means "paper" below 32 px, where its
+        kernels are small, and "small" from 32 px up, where "paper" takes several times the
+        computation for the same recognition.
     blocks : int
-        Residual blocks a stage.
+        Residual blocks per stage.
     together : bool
-        Whether all transformations are the answers to one question.
+        Whether all transformations form a single question.
 
     Attributes
     ----------
     task : Task
-        What it is asked.
+        The questions that the critic answers.
     is_residual : bool
-        Whether the trunk is one of the residual ones.
+        Whether the trunk is residual.
     """
 
     def __init__(
@@ -192,12 +193,12 @@ class SelfSupervisedCritic(Critic):
         self.view = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, VIEW_FEATURES))
 
     def answers(self, global_: Tensor) -> Tensor:
-        """Return the logits (B, ΣA) of the answers to the `task`, by global features (B, F)."""
+        """Return the logits (B, ΣA) of the answers to `task`, from global features (B, F)."""
         logits: Tensor = self.answer(global_)
         return logits
 
     def view_features(self, global_: Tensor) -> Tensor:
-        """Return what views of one image should share (B, K), by global features (B, F)."""
+        """Return the features (B, K) for comparing views, from global features (B, F)."""
         shared: Tensor = self.view(global_)
         return shared
 

@@ -1,4 +1,4 @@
-"""The encoder E: an image to a latent."""
+"""The encoder E: from an image to a latent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from adcgan.networks.blocks import (
     negative_slope,
 )
 
-# The layers before the last, by image size. The last convolution covers what is left of the map
-# with `latent_dim` channels: 3×3 at 28 and 32 px, 6×6 at 64 px.
+# The layers before the last, by image size. The last convolution covers the remaining map, with
+# `latent_dim` channels: 3×3 at 28 and 32 px, 6×6 at 64 px.
 COLUMNS = {
     28: (Conv(64, 3), Conv(128, 3, 2), Conv(256, 3, 2), Conv(256, 3)),
     32: (Conv(64, 5, 2), Conv(128, 5), Conv(256, 5), Conv(512, 4)),
@@ -23,23 +23,23 @@ COLUMNS = {
 
 
 def default_latent_dim(size: int) -> int:
-    """Return the latent size the paper uses: 100, and 200 from 64 px on (appendix A.3)."""
+    """Return the paper's latent dimension: 100, or 200 from 64 px up (appendix A.3)."""
     return 100 if size < 64 else 200
 
 
 class Encoder(nn.Module):
-    """E(x): five convolutions, "Conv 5" in Table 2, ended by LayerNorm over the latent.
+    """E(x): five convolutions, "Conv 5" in Table 2, followed by LayerNorm over the latent.
 
     Parameters
     ----------
     channels, size : int
         Channels (1 or 3) and side in pixels (16 to 256) of the images.
     latent_dim : int
-        Size z of the latent.
+        Dimension z of the latent.
     width : float
-        Scale of every hidden width; 1 is the paper's.
+        Factor on all hidden widths; 1 is the paper's network.
     dropout : float
-        Probability of dropout after every hidden layer.
+        Dropout probability after every hidden layer.
     """
 
     def __init__(

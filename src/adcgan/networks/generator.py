@@ -1,4 +1,4 @@
-"""The generator G, which is also the decoder of the autoencoder: a latent to an image."""
+"""The generator G, also the decoder of the autoencoder: from a latent to an image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EMBEDDING = (128, 512)
 
 @dataclass(frozen=True)
 class Up:
-    """One transposed convolution of a column."""
+    """A transposed convolution of a column."""
 
     channels: int
     kernel: int
@@ -23,12 +23,12 @@ class Up:
     padding: int = 0
 
     def out_size(self, size: int) -> int:
-        """Return the side of the map that this layer makes of a map of side `size`."""
+        """Return the side of the output map for an input map of side `size`."""
         return (size - 1) * self.stride - 2 * self.padding + self.kernel
 
 
 RESIDUAL = "residual"
-# Transposed convolutions by image size, and the padding of the 3×3 convolution that ends them.
+# Transposed convolutions by image size, and the padding of the final 3×3 convolution.
 COLUMNS: dict[int, tuple[tuple[Up | str, ...], int]] = {
     28: ((Up(256, 4), Up(128, 4, 2, 1), RESIDUAL, Up(64, 3, 2, 1), Up(64, 2)), 0),
     32: ((Up(512, 4), Up(256, 4, 2, 1), Up(128, 4, 2, 1), RESIDUAL, Up(64, 4, 2, 1)), 1),
@@ -37,11 +37,11 @@ COLUMNS: dict[int, tuple[tuple[Up | str, ...], int]] = {
 
 
 def column_for(size: int) -> tuple[tuple[Up | str, ...], int]:
-    """Return the layers for images of side `size`: the table's, or the rule that extends it.
+    """Return the layers for images of side `size`, from the table or by a rule that extends it.
 
-    The rule repeats the building block of the 32 px column: a first layer makes a map of side
-    4 to 7, each following layer (4×4, stride 2, padding 1) doubles it until it covers the image,
-    and `Generator` crops what stands over the right and lower border.
+    The rule repeats the building block of the 32 px column: a first layer makes a map of side 4 to
+    7, each following layer (4×4, stride 2, padding 1) doubles it until it covers the image, and
+    `Generator` crops the excess at the right and lower borders.
     """
     if size in COLUMNS:
         return COLUMNS[size]
@@ -59,16 +59,16 @@ def column_for(size: int) -> tuple[tuple[Up | str, ...], int]:
 
 
 class Generator(nn.Module):
-    """G(z): "Conv" and "Deconv" layers of Table 2, ended by tanh mapped to [0, 1].
+    """G(z): "Conv" and "Deconv" layers of Table 2, followed by tanh mapped to [0, 1].
 
     Parameters
     ----------
     channels, size : int
-        Channels (1 or 3) and side in pixels (16 to 256) of the images made.
+        Channels (1 or 3) and side in pixels (16 to 256) of the generated images.
     latent_dim : int
-        Size z of the latent.
+        Dimension z of the latent.
     width : float
-        Scale of every hidden width; 1 is the paper's.
+        Factor on all hidden widths; 1 is the paper's network.
     """
 
     def __init__(self, channels: int, size: int, latent_dim: int, *, width: float = 1.0) -> None:
@@ -102,7 +102,7 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, channels, size, size) in [0, 1] made of latents (B, latent_dim)."""
+        """Return images (B, channels, size, size) in [0, 1] for latents (B, latent_dim)."""
         x = z.view(*z.shape, 1, 1)
         slopes = read_slopes(self.layers, x)
         for layer in self.layers:

@@ -1,4 +1,4 @@
-"""The latent critic D_z: judges pairs of latents, or single ones."""
+"""The latent critic D_z, which judges pairs of latents or single latents."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from adcgan.networks.spectral import spectral_norm
 class LatentCritic(nn.Module):
     """D_z: three linear layers ("Linear 3" in Table 2), in → 64 → 32 → 1.
 
-    What it judges is built by `adcgan.losses.latent`: two latents side by side, or one alone.
+    `adcgan.losses.latent` builds its inputs: two concatenated latents or a single one.
 
     Parameters
     ----------
     in_features : int
-        2z for pairs of latents, z for single ones.
+        2z for pairs of latents, z for single latents.
     draws : Tensor (K, z)
-        The model's own draws of z, which L_FL (Eq. 5) compares every image with.
+        The model's fixed draws of z, with which L_FL (Eq. 5) compares every image.
     """
 
     draws: Tensor
@@ -35,6 +35,6 @@ class LatentCritic(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return the logits (B,) of `latents` (B, in_features); higher = more like a real pair."""
+        """Return the logits (B,) of `latents` (B, in_features); higher means more real."""
         logit: Tensor = self.layers(latents)
         return logit.squeeze(1)

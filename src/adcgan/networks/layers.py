@@ -1,7 +1,7 @@
-"""Layers that compute what torch's do, faster where the networks of this package need it.
+"""Equivalents of torch's layers that are faster for the networks of this package.
 
-Each replaces the layer of the same name; `tests/networks/test_layers.py` holds them to it. They
-keep torch's names of parameters and buffers, so weights are interchangeable.
+Each replaces the layer of the same name; `tests/networks/test_layers.py` compares the two. They
+keep torch's names for parameters and buffers, so weights are interchangeable.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from adcgan.networks.memory_order import Place, rows, unrolled, window_rows
 from adcgan.networks.products import computed_in, gradients, multiply, product
 
-# Dropout draws 16 bits for an entry, so its probability is a multiple of 2⁻¹⁶.
+# Dropout draws 16 bits per entry, so its probability is a multiple of 2⁻¹⁶.
 LEVELS = 2**16
 
 
 class Linear(nn.Linear):
-    """Linear layer of vectors, computed by `product`."""
+    """Linear layer on vectors, computed by `product`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (B, in) · weightᵀ + bias, (B, out)."""
@@ -30,7 +30,7 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution; where one window makes the whole output, it is computed as a matrix product."""
+    """Convolution, computed as a matrix product if a single window makes the whole output."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution (B, out, H', W') of `x` (B, in, H, W)."""
@@ -39,13 +39,13 @@ class Conv2d(nn.Conv2d):
         return _one_window(x, self.weight, self.bias, int(self.padding[0]))
 
     def _is_one_window(self, sides: torch.Size) -> bool:
-        """Say whether the output for inputs of these sides is 1×1."""
+        """Return whether the output is 1×1 for inputs of these sides."""
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         return all(kernel <= side + 2 * padding < kernel + stride for side in sides)
 
 
 class _OneWindow(torch.autograd.Function):
-    """The product of what lies under the window with the weights that are not over the padding."""
+    """Product of the input under the window with the weights that are not over padding."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -74,7 +74,7 @@ class _OneWindow(torch.autograd.Function):
 
 
 def _around(matrix: Tensor, whole: Tensor, place: Place, like: Tensor) -> Tensor:
-    """Return zeros like `whole` but for the window at `place`, whose rows the matrix is."""
+    """Return zeros like `whole`, except for the window at `place`, whose rows are `matrix`."""
     start, (height, width) = place
     part = unrolled(matrix, torch.Size([*whole.shape[:2], height, width]), like)
     below, right = whole.shape[2] - start - height, whole.shape[3] - start - width
@@ -85,7 +85,7 @@ _one_window: Callable[[Tensor, Tensor, Tensor | None, int], Tensor] = _OneWindow
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """Transposed convolution; of a 1×1 input it is computed as a matrix product."""
+    """Transposed convolution, computed as a matrix product for 1×1 inputs."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the transposed convolution (B, out, H', W') of `x` (B, in, H, W)."""
@@ -97,7 +97,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _Spread(torch.autograd.Function):
-    """The product of (B, in, 1, 1) with weights (in, out, k, k)."""
+    """Product of (B, in, 1, 1) with weights (in, out, k, k)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -124,12 +124,12 @@ _spread: Callable[[Tensor, Tensor], Tensor] = _Spread.apply
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Say whether a CPU computes with `x`, where kernels differ and numbers can be read."""
+    """Return whether `x` is on a CPU, where kernels differ and values can be read cheaply."""
     return x.device.type == "cpu"
 
 
 class PReLU(nn.PReLU):
-    """PReLU with one slope; on CPUs through LeakyReLU's kernels, which are vectorised."""
+    """PReLU with one slope, computed on CPUs with LeakyReLU's vectorised kernels."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, 0) + slope · min(x, 0)."""
@@ -158,15 +158,15 @@ _prelu: Callable[[Tensor, Tensor], Tensor] = _PReLU.apply
 def prelu_backward(
     gradient: Tensor, x: Tensor, slope: Tensor, number: float | None, *, needed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of PReLU's input and, if `needed`, of its slope.
+    """Return the gradients of PReLU's input and, if `needed`, its slope.
 
     Parameters
     ----------
     gradient, x : Tensor of the same shape
-        The gradient of its output, and its input.
+        Gradient of the output, and the input.
     slope : Tensor (1,)
     number : float or None
-        The slope, if it was read.
+        The slope, if it was read before.
     needed : bool
         Whether the slope is trained.
     """
@@ -182,30 +182,30 @@ def prelu_backward(
 
 
 class Dropout(nn.Dropout):
-    """Dropout; on CPUs with a mask made of random bits, four entries to a 64-bit number."""
+    """Dropout, on CPUs with masks from random bits, four entries per 64-bit number."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` with entries set to 0 with probability p and the rest divided by 1 − p."""
+        """Set entries of `x` to 0 with probability p and divide the others by 1 − p."""
         if not self.draws_masks(x):
             return super().forward(x)
         return x * Masks(self.p, [x.numel()], x.dtype).next(torch.empty_like(x))
 
     def draws_masks(self, x: Tensor) -> bool:
-        """Say whether entries of `x` are dropped by a mask, rather than by torch's dropout."""
+        """Return whether `x` is masked here rather than by torch's dropout."""
         return self.training and self.p > 0 and on_cpu(x)
 
 
 class Masks:
-    """Masks of dropout for several tensors, drawn at once.
+    """Dropout masks for several tensors, drawn together.
 
     Parameters
     ----------
     p : float
-        Probability that an entry is 0; the others are 1 / (1 − p).
+        Probability that an entry is 0; other entries are 1 / (1 − p).
     sizes : sequence of int
-        Numbers of entries, in the order in which the masks will be asked for.
+        Number of entries of each mask, in the order of use.
     dtype : torch.dtype
-        Of the masks.
+        Data type of the masks.
     """
 
     def __init__(self, p: float, sizes: Sequence[int], dtype: torch.dtype) -> None:
@@ -219,12 +219,12 @@ class Masks:
         self._used = 0
 
     def next(self, like: Tensor) -> Tensor:
-        """Return the next mask, for a tensor without gaps in memory."""
+        """Return the next mask, for a contiguous tensor."""
         mask = self._entries.as_strided(like.size(), like.stride(), self._used)
         self._used += 4 * _words(like.numel())
         return mask
 
 
 def _words(entries: int) -> int:
-    """Return how many words of 64 bits the mask of so many entries takes."""
+    """Return how many 64-bit words a mask with this many entries takes."""
     return -(-entries // 4)

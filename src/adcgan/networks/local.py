@@ -1,7 +1,7 @@
-"""Fully convolutional networks that judge every place of an image of any size.
+"""Fully convolutional networks that judge every location of an image of any size.
 
-E and G restore an image through a narrow code; the critic sees the image beside what they made of
-it, and has a local map C_ψ with one feature vector and one verdict for each place.
+E and G restore an image through a narrow code. The critic sees the image and its restoration and
+outputs a local map C_ψ, with one feature vector and one verdict per location.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from adcgan.networks.blocks import scaled
 SLOPE = 0.1
 # Channels at strides 2, 4, 8 and 16 at width 1.
 STAGES = (24, 48, 96, 96)
-# Pixels from one place to the next, of the verdicts and of the features.
+# Strides in pixels of the verdicts and of the features.
 VERDICT_STRIDE, FEATURE_STRIDE = 4, 8
-# Whole images and their tiles begin at multiples of the largest stride, so that places agree.
+# Images and their tiles start at multiples of the largest stride, so that their locations coincide.
 LARGEST_STRIDE = 16
-# The window of local normalisation, and what it adds to the deviation within it.
+# Window of the local normalisation, and what is added to the standard deviation within it.
 WINDOW, FLOOR = 31, 0.03
 
 
 def _block(in_channels: int, channels: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
-    """Return convolution, BatchNorm and LeakyReLU."""
+    """Build a block of convolution, BatchNorm and LeakyReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(channels),
@@ -33,25 +33,25 @@ def _block(in_channels: int, channels: int, stride: int = 1, kernel: int = 3) ->
 
 
 def upsampled(maps: Tensor, factor: int, like: Tensor) -> Tensor:
-    """Return maps (B, C, h, w) `factor` times as large, cut to the height and width of `like`.
+    """Upsample maps (B, C, h, w) by `factor`, cropped to the height and width of `like`.
 
-    By a factor, not to a size: else the places of an image's map would move with its size.
+    A factor is used instead of a target size, which would shift locations depending on the size.
     """
     larger = F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
     return larger[:, :, : like.shape[2], : like.shape[3]]
 
 
 class LocalEncoder(nn.Sequential):
-    """E: images (B, C, H, W) to a code (B, `code`, ⌈H/8⌉, ⌈W/8⌉).
+    """E: from images (B, C, H, W) to a code (B, `code`, ⌈H/8⌉, ⌈W/8⌉).
 
     Parameters
     ----------
     channels : int
-        Of the images.
+        Channels of the images.
     code : int
-        Numbers that each place of the code has.
+        Channels of the code.
     width : float
-        Scale of the hidden widths.
+        Factor on the hidden widths.
     """
 
     def __init__(self, channels: int, code: int, *, width: float) -> None:
@@ -66,9 +66,9 @@ class LocalEncoder(nn.Sequential):
 
 
 class LocalGenerator(nn.Sequential):
-    """G: a code (B, `code`, h, w) to images (B, C, 8h, 8w), not bounded.
+    """G: from a code (B, `code`, h, w) to unclamped images (B, C, 8h, 8w).
 
-    Parameters as for `LocalEncoder`.
+    The parameters are as for `LocalEncoder`.
     """
 
     def __init__(self, channels: int, code: int, *, width: float) -> None:
@@ -85,7 +85,7 @@ class LocalGenerator(nn.Sequential):
 
 
 class RealismCritic(nn.Sequential):
-    """The adversary of G: images (B, C, H, W) to a logit for each patch, (B, 1, ⌊H/4⌋, ⌊W/4⌋)."""
+    """The adversary of G: from images (B, C, H, W) to patch logits (B, 1, ⌊H/4⌋, ⌊W/4⌋)."""
 
     def __init__(self, channels: int, *, width: float) -> None:
         first, second, third = (scaled(n, width) for n in (16, 32, 32))
@@ -101,18 +101,18 @@ class RealismCritic(nn.Sequential):
 
 
 class LocalCritic(nn.Module):
-    """The critic: an image and its restoration to a verdict and features for each place.
+    """The critic: from an image and its restoration to a verdict and features per location.
 
-    A U-Net from stride 2 to 16 and back to 4, with a field of view of about 150 pixels.
+    A U-Net from stride 2 to 16 and back to 4, with a receptive field of about 150 pixels.
 
     Parameters
     ----------
     channels : int
-        Of the images.
+        Channels of the images.
     restored : bool
-        Whether a restoration is given.
+        Whether the critic sees a restoration.
     width : float
-        Scale of the hidden widths.
+        Factor on the hidden widths.
 
     Attributes
     ----------
@@ -132,25 +132,25 @@ class LocalCritic(nn.Module):
         self.back3 = _block(third + fourth, third, kernel=1)
         self.back2 = nn.Sequential(_block(second + third, second, kernel=1), _block(second, second))
         self.verdict = nn.Conv2d(second, 1, 1)
-        # Defects are rare: before anything is learned, a place is normal with probability 0.95.
+        # Defects are rare: an untrained critic considers a location normal with probability 0.95.
         self.verdict.bias = nn.Parameter(torch.tensor([-3.0]))
 
     def forward(self, x: Tensor, x_hat: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Judge every place.
+        """Judge every location.
 
         Parameters
         ----------
         x : Tensor of shape (B, C, H, W)
-            Images in [0, 1], of at least 16 pixels a side.
+            Images in [0, 1], with sides of at least 16 pixels.
         x_hat : Tensor of shape (B, C, H, W) or None
-            What E and G make of them, if `restored`.
+            Restorations by E and G, if `restored`.
 
         Returns
         -------
         logits : Tensor of shape (B, 1, ⌈H/4⌉, ⌈W/4⌉)
-            Of a defect.
+            Logits of a defect.
         local : Tensor of shape (B, `features`, ⌈H/4⌉, ⌈W/4⌉)
-            C_ψ.
+            Local features C_ψ.
         """
         seen = [x, locally_normalised(x)]
         if x_hat is not None:
@@ -166,10 +166,10 @@ class LocalCritic(nn.Module):
 
 
 def locally_normalised(x: Tensor) -> Tensor:
-    """Return images less the mean around each pixel, divided by the deviation there; −5 to 5."""
+    """Standardise images by the local mean and standard deviation; clamped to −5 to 5."""
     reach = WINDOW // 2
-    # In float64: else the variance of what hardly varies would be the rounding of two squares.
-    # Beyond the border an image goes on as its mirror image.
+    # Use float64: otherwise, small variances would be dominated by the rounding of two squares.
+    # Images are reflected at the border.
     padded = F.pad(x.double(), [reach] * 4, mode="reflect")
     mean = _box_mean(padded)
     variance = _box_mean(padded.square()) - mean.square()
@@ -178,7 +178,7 @@ def locally_normalised(x: Tensor) -> Tensor:
 
 
 def _box_mean(x: Tensor) -> Tensor:
-    """Return the mean of x (B, C, H, W) over each window, along one side and then the other."""
+    """Return the mean of x (B, C, H, W) over each window, computed along one axis at a time."""
     for dim in (2, 3):
         sums = F.pad(x.cumsum(dim), [0, 0, 1, 0] if dim == 2 else [1, 0])
         n = sums.shape[dim]

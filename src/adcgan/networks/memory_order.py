@@ -1,23 +1,23 @@
-"""Weights as matrices whose entries are in the order in which they lie in memory."""
+"""Weights as matrices with entries in memory order."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Where a window begins in both directions, and its sides.
+# Offset of a window in both directions, and its sides.
 Place = tuple[int, tuple[int, int]]
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Say whether channels lie innermost in memory."""
+    """Return whether the tensor is in channels-last layout."""
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def rows(tensor: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return (n, …) as a matrix (n, rest), the rest in the order of memory (of `like`).
+    """Reshape (n, …) to a matrix (n, rest), with the rest in memory order (that of `like`).
 
-    Not for autograd, which would take longer to go back through it.
+    Not for use under autograd, where the backward pass would be slower.
     """
     if not is_channels_last(tensor if like is None else like):
         return tensor.flatten(1)
@@ -28,7 +28,7 @@ def rows(tensor: Tensor, like: Tensor | None = None) -> Tensor:
 
 
 def unrolled(matrix: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
-    """Return the tensor of `shape` (n, c, h, w) that `matrix` is the `rows` of, by `like`."""
+    """Invert `rows`: return the tensor of `shape` (n, c, h, w), in the memory order of `like`."""
     _, c, h, w = shape
     n, step = matrix.stride()
     if is_channels_last(like):
@@ -37,7 +37,7 @@ def unrolled(matrix: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
 
 
 def window_rows(whole: Tensor, place: Place, like: Tensor) -> Tensor:
-    """Return the `rows` of the window of (n, c, h, w) at `place`, by `like`; not for autograd."""
+    """Return the `rows` of the window at `place` of (n, c, h, w); not for use under autograd."""
     start, sides = place
     if whole.shape[2:] == torch.Size(sides):
         return rows(whole, like)

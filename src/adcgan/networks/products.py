@@ -1,4 +1,4 @@
-"""Matrix products by the fastest library that PyTorch brings along."""
+"""Matrix products with the fastest library in PyTorch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-# PyTorch multiplies float32 matrices on CPUs with MKL, which leaves half of the vector units of
-# processors that are not Intel's idle. oneDNN, which computes its convolutions, does not.
+# PyTorch multiplies float32 matrices on CPUs with MKL, which leaves half of the vector units idle
+# on non-Intel processors. oneDNN, which PyTorch uses for convolutions, does not.
 _is_available: Callable[[], bool] = torch.backends.mkldnn.is_available
 _ONEDNN = _is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x · weightᵀ + bias, (n, m), of matrices (n, k) and (m, k) and a vector (m,)."""
+    """Return x · weightᵀ + bias (n, m) for matrices (n, k) and (m, k) and a vector (m,)."""
     if torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     return _product(x, weight, bias)
 
 
 def computed_in(tensor: Tensor) -> torch.dtype:
-    """Return the type that layers compute with `tensor` in: half precision under autocast."""
+    """Return the data type in which layers process `tensor`: half precision under autocast."""
     kind = tensor.device.type
     if tensor.dtype == torch.float32 and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
@@ -33,7 +33,7 @@ def computed_in(tensor: Tensor) -> torch.dtype:
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x · weightᵀ + bias as `product` does, of one type and not for autograd."""
+    """Return x · weightᵀ + bias like `product`, for one data type and without autograd."""
     if not _is_for_onednn(x):
         return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -45,7 +45,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of `product`'s three inputs, None of those that are not needed."""
+    """Return the gradients of `product`'s three inputs, with None for those not needed."""
     on_weight = None
     on_x = _multiply_plain(gradient, weight) if needed[0] else None
     if needed[1] and weight.is_contiguous():
@@ -56,7 +56,7 @@ def gradients(
 
 
 def _multiply_plain(a: Tensor, b: Tensor) -> Tensor:
-    """Return a · b, lying in memory row by row."""
+    """Return a · b in row-major order."""
     return multiply(a, b.t()) if _is_for_onednn(a) else a.mm(b)
 
 
@@ -70,7 +70,7 @@ def _is_for_onednn(x: Tensor) -> bool:
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """Return the matrix without gaps in memory, with which oneDNN is a hundred times slower."""
+    """Return a contiguous matrix, as oneDNN is a hundred times slower on others."""
     n, k = matrix.shape
     by_columns = (n == 1 or matrix.stride(0) == 1) and (k == 1 or matrix.stride(1) == n)
     return matrix if by_columns else matrix.contiguous()
@@ -87,7 +87,7 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        # Of linear layers, where it is the start of an operation that takes time.
+        # For linear layers, where launching an operation is what takes time.
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
             gradient.mm(weight) if for_x else None,
@@ -100,7 +100,7 @@ if _ONEDNN:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _count(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-        """Count the operations of `multiply` for PyTorch's counter."""
+        """Count the operations of `multiply`, for PyTorch's counter."""
         return 2 * x.numel() * weight[0]
 
 

@@ -1,4 +1,4 @@
-"""Residual trunks for critics: wide residual networks on a small or on a full first map."""
+"""Residual trunks for critics: wide residual networks on a reduced or full-size first map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adcgan.networks.layers import Dropout
 # Channels of the stages at width 1.
 STAGES = (128, 256, 512)
 SLOPE = 0.1
-# The first stage works on a map of at most this side, of the full trunk on one of this.
+# Maximum side of the map in the first stage, of the small and of the full trunk.
 FIRST_MAP, FULL_MAP = 16, 64
 # Channels of the full trunk's stem.
 STEM = 16
@@ -19,15 +19,15 @@ Trunk = tuple[Column, Column, int, int]
 
 
 class WideBlock(nn.Module):
-    """BatchNorm, LeakyReLU and a 3×3 convolution, twice, with a skip (Zagoruyko, Komodakis 2016).
+    """Twice BatchNorm, LeakyReLU and 3×3 convolution, with a skip (Zagoruyko, Komodakis 2016).
 
     Parameters
     ----------
     in_channels, channels : int
     stride : int
-        Of the first convolution and the skip.
+        Stride of the first convolution and the skip.
     dropout : float
-        Between the convolutions.
+        Dropout between the convolutions.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
@@ -40,8 +40,8 @@ class WideBlock(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
         )
         changes = in_channels != channels or stride > 1
-        # oneDNN's kernels for AVX2 write past the gradient of fewer than 8 channels where a 1×1
-        # convolution has a stride (torch 2.13): there the places between are left out beforehand.
+        # For a strided 1×1 convolution of fewer than 8 channels, oneDNN's AVX2 kernels write past
+        # the end of the gradient (torch 2.13). The input is therefore subsampled beforehand.
         self.left_out = stride if in_channels < 8 else 1
         stride //= self.left_out
         self.skip = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if changes else None
@@ -57,16 +57,16 @@ class WideBlock(nn.Module):
 def residual_trunk(
     channels: int, size: int, *, width: float, dropout: float, blocks: int = 1
 ) -> Trunk:
-    """Return the trunk and the last block of a critic for images of side `size`.
+    """Build the trunk and the last block of a critic for images of side `size`.
 
-    A stem of stride-2 convolutions makes a map of at most 16 px; two stages make the local map of
-    it, at half that side; a third stage and the mean over its map make the global features.
+    A stem of stride-2 convolutions makes a map of at most 16 px. Two stages turn it into the local
+    map, at half that side. A third stage and the mean over its map give the global features.
 
     Returns
     -------
     trunk, last_block : Column
     local_channels, global_features : int
-        Channels of the local map, and length of the global features.
+        Channels of the local map and length of the global features.
     """
     first = scaled(STAGES[0], width)
     halvings = max(1, _halvings(size, FIRST_MAP))
@@ -74,18 +74,18 @@ def residual_trunk(
 
 
 def full_trunk(channels: int, size: int, *, width: float, dropout: float, blocks: int = 1) -> Trunk:
-    """Return the same for a first map of the image's own side, up to 64 px.
+    """Build the same with a first map of the image's own side, up to 64 px.
 
-    The wide residual network WRN-(6n + 4)-8k (Zagoruyko and Komodakis 2016) for width k and n
-    blocks a stage: its stem is a convolution to 16 channels, which keeps the side of the map. At
-    width 0.5 with one block it is the WRN-10-4 of Golan and El-Yaniv (2018).
+    This is the wide residual network WRN-(6n + 4)-8k (Zagoruyko and Komodakis 2016) for width k and
+    n blocks per stage. Its stem is a convolution to 16 channels, which preserves the side of the
+    map. At width 0.5 with one block, it is the WRN-10-4 of Golan and El-Yaniv (2018).
     """
     stem = _stem(channels, STEM, _halvings(size, FULL_MAP))
     return _stages(stem, STEM, width, dropout, blocks)
 
 
 def _halvings(size: int, most: int) -> int:
-    """Return how often a map of side `size` is halved until its side is at most `most`."""
+    """Return how often to halve a map of side `size` until its side is at most `most`."""
     halvings = 0
     while size > most:
         size, halvings = -(-size // 2), halvings + 1
@@ -93,7 +93,7 @@ def _halvings(size: int, most: int) -> int:
 
 
 def _stem(channels: int, out: int, halvings: int) -> list[nn.Module]:
-    """Return convolutions to maps of `out` channels that halve the side so often, or keep it."""
+    """Build convolutions to `out` channels that halve the side `halvings` times, or keep it."""
     stem: list[nn.Module] = [_convolution(channels, out, 2 if halvings else 1)]
     for _ in range(halvings - 1):
         stem += [*_activated(out), _convolution(out, out, 2)]
@@ -103,7 +103,7 @@ def _stem(channels: int, out: int, halvings: int) -> list[nn.Module]:
 def _stages(
     stem: list[nn.Module], channels: int, width: float, dropout: float, blocks: int
 ) -> Trunk:
-    """Return what follows a stem to `channels`: two stages, the last block, and their widths."""
+    """Build what follows a stem to `channels`: two stages, the last block, and their widths."""
     first, second, third = (scaled(stage, width) for stage in STAGES)
 
     def stage(before: int, after: int, stride: int) -> list[nn.Module]:

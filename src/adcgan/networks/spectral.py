@@ -1,7 +1,7 @@
-"""Spectral norms: the weights of a layer, or of all layers of a network, divided by theirs.
+"""Spectral normalisation of the weights of a layer or of all layers of a network.
 
-Each layer keeps torch's names of parameters and buffers, so weights are interchangeable with those
-of `torch.nn.utils.parametrizations.spectral_norm`.
+Layers keep torch's names for parameters and buffers, so weights are interchangeable with those of
+`torch.nn.utils.parametrizations.spectral_norm`.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from adcgan.networks.memory_order import is_channels_last, rows
 
 Normalised = TypeVar("Normalised", nn.Conv2d, nn.Linear)
 
-# Power iterations before training, as many as torch takes.
+# Power iterations before training, as in torch.
 SETTLING_STEPS = 15
-# What a norm is taken for at least, as in torch.
+# Lower bound of a norm, as in torch.
 EPS = 1e-12
 
 
 def spectral_norm(layer: Normalised) -> Normalised:
-    """Return `layer` with its weight divided by its largest singular value.
+    """Parametrise `layer` so that its weight is divided by its largest singular value.
 
-    As `torch.nn.utils.parametrizations.spectral_norm`: one power iteration for each look at the
-    weight in training mode. Weights are read in the order they lie in memory, and the gradient
-    takes two passes over them.
+    Like `torch.nn.utils.parametrizations.spectral_norm`, with one power iteration for each access
+    to the weight in training mode. Weights are read in memory order, and the gradient takes two
+    passes over them.
     """
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight.detach()))
     return layer
 
 
 class SpectralNorm(nn.Module):
-    """The division of a weight (out, …) by its spectral norm, by power iteration.
+    """Divides a weight (out, …) by its spectral norm, which is found by power iteration.
 
     Parameters
     ----------
     weight : Tensor (out, in) or (out, in, k, k)
-        The weight to begin with.
+        Initial weight.
 
     Attributes
     ----------
     given : Tensor or None
-        The normalised weight, while `SpectralNorms` provides it.
+        The normalised weight while `SpectralNorms` provides it, otherwise None.
     """
 
     _u: Tensor
@@ -65,12 +65,12 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def _iterate(self, matrix: Tensor, v: Tensor) -> None:
-        """Take a step of the power iteration from `v`, which is changed in place with `_u`."""
+        """Take a step of the power iteration from `v`, updating it and `_u` in place."""
         F.normalize(matrix @ v, dim=0, eps=EPS, out=self._u)
         F.normalize(self._u @ matrix, dim=0, eps=EPS, out=v)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return weight / σ(weight), in the half precision of autocast where that is on."""
+        """Return weight / σ(weight), in half precision under autocast."""
         if self.given is not None:
             return self.given
         matrix = rows(weight.detach())
@@ -88,22 +88,22 @@ class SpectralNorm(nn.Module):
         return normalised
 
     def vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return views of u (out,) and v (in, …), the latter in the shape of a row of `weight`."""
+        """Return views of u (out,) and v (in, …), where v has the shape of a row of `weight`."""
         return self._u, self._v.view(weight.shape[1:])
 
 
 class SpectralNorms:
-    """The spectral norms of all layers of a network, taken together.
+    """The spectral norms of all layers of a network, computed together.
 
-    The layers' own norms take about twenty small operations for each look at a weight, where the
-    time of a small operation is that of its start. Here the steps that are not products are taken
-    for all layers at once.
+    The layers' own norms need about twenty small operations for each access to a weight, and small
+    operations take as long as their launch. Here everything except the products is done for all
+    layers at once.
 
     Parameters
     ----------
     network : Module
-        Where it lies from now on. Of layers that `spectral_norm` did not normalise it keeps the
-        weights that they compute.
+        Network in its final layout and on its final device. For layers not normalised by
+        `spectral_norm`, the weights that they compute are kept.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -119,17 +119,17 @@ class SpectralNorms:
             return
         stored = [weight.detach() for weight in self._weights]
         self._matrices = [rows(weight) for weight in stored]
-        # All u, then all v, each in the order in which its weights lie in memory.
+        # All u, then all v, each in the memory order of its weight.
         sizes = [m.shape[0] for m in self._matrices] + [m.shape[1] for m in self._matrices]
         self._vectors = stored[0].new_empty(sum(sizes))
         parts = torch.split_with_sizes(self._vectors, sizes)
         self._u, self._v = parts[: len(stored)], parts[len(stored) :]
         self._u_as_row, self._v_as_row = [[x[None] for x in y] for y in (self._u, self._v)]
-        # The same memory beside the layers' buffers, which are in the order of dimensions.
+        # Views of the same memory next to the layers' buffers, which are in dimension order.
         self._v_shaped = [_shaped(v, like=w) for v, w in zip(self._v, stored, strict=True)]
         kept = [norm.vectors(w) for norm, w in zip(self._norms, stored, strict=True)]
         self._kept_u, self._kept_v = zip(*kept, strict=True)
-        # Once more, so that their product is a tensor of the weight's shape.
+        # Views whose product has the shape of the weight.
         self._factors = [
             *(u.view(-1, *[1] * (w.dim() - 1)) for u, w in zip(self._u, stored, strict=True)),
             *(v[None] for v in self._v_shaped),
@@ -137,7 +137,7 @@ class SpectralNorms:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Take one power iteration, and give all looks at the weights in the block its results."""
+        """Take one power iteration and use its results for all weight accesses in the block."""
         with parametrize.cached():
             if self._norms:
                 sigmas = self._iterate()
@@ -152,13 +152,13 @@ class SpectralNorms:
 
     @torch.no_grad()
     def _iterate(self) -> list[Tensor]:
-        """Take a step of the power iteration; return the largest singular values, () each."""
+        """Take a step of the power iteration and return the largest singular values, () each."""
         torch._foreach_copy_(self._v_shaped, self._kept_v)
         for matrix, u, v in zip(self._matrices, self._u, self._v, strict=True):
             torch.mv(matrix, v, out=u)
         for matrix, u, v in zip(self._matrices, self._u_as_row, self._v_as_row, strict=True):
             torch.mm(u, matrix, out=v)
-        # Now u is Wv and v is WᵀWv, whose lengths have the ratio uᵀWv of the two at length one.
+        # Now u is Wv and v is WᵀWv; the ratio of their lengths is uᵀWv for the normalised u and v.
         lengths = list(torch._foreach_norm([*self._u, *self._v]))
         torch._foreach_clamp_min_(lengths, EPS)
         torch._foreach_div_([*self._u, *self._v], lengths)
@@ -172,9 +172,9 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, factors: list[Tensor], sigmas: list[Tensor], *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        """Divide weights by their σ; `factors` are all u, then all v, with uvᵀ as a weight is."""
+        """Divide weights by their σ; `factors` are all u, then all v, shaped so that uvᵀ fits."""
         if any(ctx.needs_input_grad):
-            # Copies, as the next iteration overwrites them.
+            # Copy them, as the next iteration overwrites them.
             ctx.save_for_backward(*torch._foreach_mul(factors, 1.0), *sigmas, *weights)
         kind = weights[0].device.type
         normalised = torch._foreach_div(weights, sigmas)
@@ -187,7 +187,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """With σ = uᵀWv and G the gradient of W/σ: G/σ − ⟨G/σ, W⟩/σ · uvᵀ."""
+        """Return G/σ − ⟨G/σ, W⟩/σ · uvᵀ, where σ = uᵀWv and G is the gradient of W/σ."""
         n, saved = len(gradients), ctx.saved_tensors
         us, vs, sigmas, weights = (saved[n * i : n * (i + 1)] for i in range(4))
         outs = _divided(gradients, sigmas, weights)
@@ -203,7 +203,7 @@ _normalise: Callable[..., tuple[Tensor, ...]] = _Normalise.apply
 def _divided(
     gradients: tuple[Tensor, ...], sigmas: list[Tensor], weights: list[Tensor]
 ) -> list[Tensor]:
-    """Return gradient/σ of each weight, of its type and lying in memory as it does."""
+    """Return gradient/σ of each weight, in its data type and memory layout."""
     alike = all(
         g.dtype == w.dtype and g.stride() == w.stride()
         for g, w in zip(gradients, weights, strict=True)
@@ -217,7 +217,7 @@ def _divided(
 
 
 def _shaped(v: Tensor, like: Tensor) -> Tensor:
-    """Return a row of `rows(like)` in the shape (in, …) that it has there."""
+    """Return a row of `rows(like)` in the shape (in, …) of the weight."""
     shape = like.shape[1:]
     if is_channels_last(like):
         return v.view(*shape[1:], shape[0]).permute(2, 0, 1)
@@ -225,7 +225,7 @@ def _shaped(v: Tensor, like: Tensor) -> Tensor:
 
 
 def _plain(v: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
-    """Return a row of `rows(like)`, of weights of `shape` each, in the order (in, k, k)."""
+    """Return a row of `rows(like)`, for weights of this `shape`, in the order (in, k, k)."""
     if is_channels_last(like):
         return v.view(*shape[1:], shape[0]).permute(2, 0, 1).flatten()
     return v
