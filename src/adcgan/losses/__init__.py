@@ -1,4 +1,4 @@
-"""The losses, one pure function of tensors for each equation of the paper."""
+"""Loss functions: pure functions of tensors, one per equation of the paper."""
 
 from __future__ import annotations
 

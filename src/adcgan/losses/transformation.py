@@ -10,21 +10,21 @@ from torch.nn import functional as F
 
 
 def answer_losses(logits: Tensor, truth: Tensor, answers: Sequence[int]) -> Tensor:
-    """Return the cross-entropy of the answer to each question.
+    """Compute the cross-entropy of the answer to each question.
 
     Parameters
     ----------
     logits : Tensor of shape (B, ΣA)
-        The critic's logits, the questions side by side.
+        The critic's logits, concatenated over questions.
     truth : Tensor of int64 (B, Q)
-        The answer to each question, counted from 0.
+        Answer to each question, counted from 0.
     answers : sequence of int
-        How many answers A each of the Q questions has.
+        Number of answers A of each of the Q questions.
 
     Returns
     -------
     Tensor of shape (B, Q)
-        At least 0; log A for a guess.
+        Losses of at least 0; log A for uniform guessing.
     """
     parts = torch.split(logits.float(), list(answers), dim=1)
     chosen = [
@@ -34,10 +34,10 @@ def answer_losses(logits: Tensor, truth: Tensor, answers: Sequence[int]) -> Tens
 
 
 def transformation_loss(logits: Tensor, truth: Tensor, answers: Sequence[int]) -> Tensor:
-    """Return the cross-entropy of the transformations that were applied, summed over questions.
+    """Compute the cross-entropy of the applied transformations, summed over questions.
 
-    With the rotations alone, the loss of self-supervised GANs (Chen et al. 2019, L_D without its
-    adversarial part); with more questions, one softmax each (Hendrycks et al. 2019).
+    With rotations alone, this is the loss of self-supervised GANs (Chen et al. 2019, L_D without
+    its adversarial part); with more questions, each has its own softmax (Hendrycks et al. 2019).
 
     Parameters
     ----------
@@ -47,6 +47,6 @@ def transformation_loss(logits: Tensor, truth: Tensor, answers: Sequence[int]) -
     Returns
     -------
     Tensor of shape (B,)
-        At least 0.
+        Losses of at least 0.
     """
     return answer_losses(logits, truth, answers).sum(1)

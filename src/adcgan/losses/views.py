@@ -10,22 +10,23 @@ from adcgan.losses.precision import at_least_float32
 
 
 def view_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss between views, NT-Xent (Chen et al. 2020, "SimCLR", Eq. 1).
+    """Compute the contrastive loss between views, NT-Xent (Chen et al. 2020, "SimCLR", Eq. 1).
 
-    Each of the 2B vectors is to be recognised, by its cosine similarity, as the other view of its
-    image among the 2B − 1 other vectors.
+    Each of the 2B vectors must find the other view of its image among the 2B − 1 other vectors, by
+    cosine similarity.
 
     Parameters
     ----------
     first, second : Tensor of shape (B, K)
-        Features of one view of B images, and of another view of the same images; not 0.
+        Features of two views of the same B images; vectors must not be 0.
     temperature : float
-        Above 0; similarities are divided by it.
+        Divisor of the similarities, above 0.
 
     Returns
     -------
     Tensor of shape ()
-        At least 0; log(2B − 1) where all vectors point the same way. Computed in float32 or wider.
+        Loss of at least 0; log(2B − 1) if all vectors have the same direction. Computed in float32
+        or wider.
     """
     both = at_least_float32(torch.cat([first, second]))
     both = F.normalize(both, dim=1)
