@@ -246,7 +246,7 @@ def remove(*inside: str) -> Any:
     ("spoil", "message"),
     [
         (remove("bolt", "nut"), "must contain train/good/ and test/, or folders"),
-        (remove("nut/train/good"), "nut' must contain train/good/ for training"),
+        (remove("nut/train/good"), "nut' must have train/good/ to learn from"),
         (remove("nut/train/good", "nut/test/good"), "It has no train/good/."),
         (remove("nut/test/good"), "nut' must have test/good/ beside train/good/"),
         (remove("nut/test/hole", "nut/test/rip"), "has none in folders of defects in test/"),

@@ -41,16 +41,16 @@ def test_the_card_says_what_the_model_is(detector: Detector, tmp_path: Path) -> 
     detector = PixelPCA(fpr=0.25, n_components=3).fit(IMAGES)
     detector.save(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    learned = section(text, "What it learned from")
+    learned = section(text, "Training data")
     for said in ("`array`", "40 read, 0 unreadable", "| 36 |", "4 held-out", "16×16 pixels, grey"):
         assert said in learned, said
     assert "| `n_components` | `3` | `64` | Principal components to keep;" in text
-    threshold = section(text, "How the threshold was set")
+    threshold = section(text, "Threshold")
     assert f"above {detector.threshold_:.6g}" in threshold
     assert "At most a fraction of 0.25 of new normal images" in threshold
     assert "with that many images, the smallest possible budget is 0.2." in threshold
-    assert "before any evaluation" in section(text, "How it was judged")
-    made = section(text, "How it was made")
+    assert "before any evaluation" in section(text, "Evaluation")
+    made = section(text, "Provenance")
     assert f"adcgan {adcgan.__version__}" in made
     date = datetime.fromisoformat(made.split("| date | ")[1].split(" |")[0])
     assert before <= date <= datetime.now(timezone.utc)

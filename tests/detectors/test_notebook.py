@@ -54,7 +54,7 @@ def fitted(**changes: Any) -> ADCGAN:
 def test_a_fitted_detector_shows_facts_threshold_and_a_histogram() -> None:
     html = html_of(fitted())
     text = Closed(html).text
-    assert text.startswith("ADCGAN has learned images 64×64 pixels, colour")
+    assert text.startswith("ADCGAN is fitted images 64×64 pixels, colour")
     assert "trained on 1,200 normal images held out 100 normal images" in text
     assert "threshold 9.5 (budget 1%)" in text
     heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', html)]

@@ -300,7 +300,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
             )
 
     def check_cuda_graphs(self, processes: int = 1) -> None:
-        """Raise `InputError` if ``fit`` cannot use CUDA graphs on this machine in `processes`."""
+        """Raise `InputError` if ``fit`` cannot use CUDA graphs here with this many processes."""
         refused = "The 'cuda_graphs' parameter must be False"
         if not self.capturable:
             raise InputError(f"{refused} for {self.system}: its steps cannot be captured.")

@@ -131,20 +131,20 @@ def _limits(detector: Detector) -> list[str]:
 def to_markdown(detector: Detector, card: ModelCard) -> str:
     """Format a card as Markdown, with the front matter that model hubs read."""
     sections = {
-        "What it learned from": _learned_from(card),
+        "Training data": _learned_from(card),
         "Settings": _settings(detector, card),
-        "How the threshold was set": _threshold(card, detector.fpr),
-        "How it was judged": (
+        "Threshold": _threshold(card, detector.fpr),
+        "Evaluation": (
             "This card was written before any evaluation on labelled images. To evaluate the "
             "model, run `adcgan evaluate MODEL DATA --out DIR`. If DIR is this folder, the results "
             "are in its `metrics.json`."
         ),
-        "What it is not for": "\n".join(f"- {limit}" for limit in card.limits),
-        "How to use it": (
+        "Limitations": "\n".join(f"- {limit}" for limit in card.limits),
+        "Usage": (
             "```sh\npip install adcgan\nadcgan score MODEL DATA --out scores.csv\n```\n\n"
             "MODEL is this folder."
         ),
-        "How it was made": _table(
+        "Provenance": _table(
             {
                 "version": f"adcgan {card.version}",
                 "date": card.date or "not recorded",
@@ -178,7 +178,7 @@ def _learned_from(card: ModelCard) -> str:
 
 def _settings(detector: Detector, card: ModelCard) -> str:
     documented = detector.described()
-    lines = ["| setting | value | default | what it is |", "|---|---|---|---|"]
+    lines = ["| setting | value | default | description |", "|---|---|---|---|"]
     for name, value in card.parameters.items():
         default, text = documented[name]
         shown = (f"`{name}`", _code(repr(value)), _code(repr(default)), _cell(text))

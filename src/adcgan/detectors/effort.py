@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from adcgan.detectors.settings import Rule, Settings, declared, maybe, one_of, setting
 
 EFFORTS = ("quick", "standard", "thorough")
-# Sides in pixels at which the second and the third value of a setting apply.
+# Sides in pixels from which the second and the third value of a setting apply.
 FROM = (32, 64)
 
 Value: TypeAlias = "float | str"

@@ -24,7 +24,7 @@ def html_of(detector: Detector) -> str:
         return f"<div><div>{name} is not fitted yet</div>{_parameters(detector)}</div>"
     facts = "".join(f"<tr>{_heading(k)}<td>{escape(v)}</td></tr>" for k, v in _facts(detector))
     return (
-        f"<div><div>{name}, fitted</div><table>{facts}</table>{_histogram(detector)}"
+        f"<div><div>{name} is fitted</div><table>{facts}</table>{_histogram(detector)}"
         f"<details><summary>Parameters</summary>{_parameters(detector)}</details></div>"
     )
 

@@ -84,7 +84,7 @@ MOST_REFERENCES = 4096
 
 
 class SelfSupervisedADCGAN(Detector):
-    """AD-CGAN whose critic also recognises transformations, scored by feature distances as well.
+    """AD-CGAN with a self-supervised critic, scored by its recognition and its features.
 
     Settings that are None depend only on `effort` and the size of the images, not on their content.
 

@@ -29,8 +29,7 @@ def contrastive_loss(local: Tensor, global_: Tensor, negatives: Negatives = "bat
     - ``"batch"``: all locations of the other images. The query's own other locations are left out,
       because they are positives too. With a batch of one, nothing is left and the loss is 0.
     - ``"self"``: the other locations of the query's own image. The minimum, log M², is reached if
-    all
-      locations of an image have the same score, so a constant map is optimal.
+      all locations of an image have the same score, so a constant map is optimal.
     - ``"all"``: both.
 
     Parameters

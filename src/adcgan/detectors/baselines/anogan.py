@@ -113,7 +113,7 @@ class AnoGANModel(Model):
         return (y - y_hat).abs().flatten(1).sum(1), features.sum(1)
 
     def _search(self, y: Tensor, f_y: Tensor) -> Tensor:
-        """Search the latents (B, z) of images with features `f_y`."""
+        """Search for the latents (B, z) of images `y` with features `f_y`."""
         settings = self.settings
         start = self.starts.latents.repeat(len(y), 1)
 
