@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from adcgan.report.wording import counted, duration, percent, printable, value
+from adcgan.report.wording import counted, duration, percent, printable, rounded, value
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,11 @@ def test_value():
 
 def test_printable_escapes_what_a_terminal_cannot_show():
     assert printable("a\nb\x1b[31m\udcff é") == r"a\nb\x1b[31m\udcff é"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(8776.4, "8,780"), (12.49, "12.5"), (0.03124, "0.0312"), (2_345_678, "2,350,000"), (0, "0")],
+)
+def test_rounded(number, text):
+    assert rounded(number) == text

@@ -11,7 +11,7 @@ from PIL import Image
 
 from adcgan.data.thumbnails import photograph_uri
 from adcgan.report.page import Page, Section, Tile
-from adcgan.report.wording import counted, duration, percent, printable
+from adcgan.report.wording import counted, duration, percent, printable, rounded
 from adcgan.scoring import images_needed
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def overview(found: Comparison) -> tuple[list[str], list[list[str]]]:
                 _pixels(row["smallest"]),
                 percent(row["false_alarms"]),
                 duration(row["fit_seconds"]),
-                f"{row['images_a_second']:.3g}",
+                rounded(row["images_a_second"]),
             ]
         )
     return columns, rows

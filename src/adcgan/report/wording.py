@@ -40,6 +40,11 @@ def value(thing: Any) -> str:
     return str(thing)
 
 
+def rounded(number: float) -> str:
+    """Write a number to three digits: ``8,780``, ``12.5``, ``0.0312``."""
+    return f"{float(f'{number:.3g}'):,.10g}"
+
+
 def printable(text: str) -> str:
     """Escape what a terminal or a page cannot show: control and undecodable characters."""
     return "".join(
