@@ -15,7 +15,6 @@ from adcgan.serve.batching import Batcher
 async def batching(compute, **options):
     with ThreadPoolExecutor(1) as executor:
         batcher = Batcher(compute, executor, **{"max_batch": 4, "max_wait": 0.01, **options})
-        batcher.start()
         yield batcher
         await batcher.stop()
 

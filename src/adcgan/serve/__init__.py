@@ -1,4 +1,4 @@
-"""The scoring service: images over HTTP, scores and heatmaps back, and a page to do it by hand.
+"""The scoring service: it takes images over HTTP, returns scores and heatmaps, and has a web page.
 
 `create_app` makes it for any ASGI server, `adcgan.serve.server` runs it as ``adcgan serve`` does,
 and `adcgan.serve.ray_app` deploys it on Ray Serve. Nothing here imports torch.
@@ -19,7 +19,7 @@ __all__ = ["Limits", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    # Limits alone must be had without the extra: the command's help shows their defaults.
+    # Limits must work without the extra: the command's help shows their defaults.
     if name != "create_app":
         raise AttributeError(f"module 'adcgan.serve' has no attribute {name!r}")
     try:

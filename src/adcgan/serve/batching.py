@@ -1,4 +1,4 @@
-"""Images of many requests, scored together by one thread."""
+"""Scoring the images of many requests together, in one thread."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _log = logging.getLogger("adcgan.serve")
 
 
 class Batcher(Generic[T, R]):
-    """Collects items into batches and gives each item its own result.
+    """Collects items into batches and returns each item's own result.
 
-    An item that comes while nothing is computed waits a moment for others; items that come while
-    a batch is computed make up the next one.
+    An item that arrives while nothing is computed waits a moment for others. Items that arrive
+    while a batch is computed form the next one. It starts at once, in the running event loop.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Batcher(Generic[T, R]):
     executor : Executor
         Where `compute` runs.
     max_batch : int
-        Items of a batch, at least 1.
+        Most items in a batch, at least 1.
     max_wait : float
         Seconds that the first item of a batch waits for more, at least 0.
     """
@@ -47,38 +47,32 @@ class Batcher(Generic[T, R]):
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._waiting: asyncio.Queue[tuple[T, asyncio.Future[R]]] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin; the running event loop is used from now on."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End, without the items that still wait."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        """Stop, dropping the items that still wait."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
 
     @property
     def alive(self) -> bool:
-        """Whether items are being worked on."""
-        return self._task is not None and not self._task.done()
+        """Whether items are being processed."""
+        return not self._task.done()
 
     def submit(self, item: T) -> asyncio.Future[R]:
-        """Queue an item; a cancelled future takes it out again."""
+        """Queue an item; cancel the future to withdraw it."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((item, future))
         return future
 
     async def _run(self) -> None:
         while True:
-            batch = await self._collect()
-            if batch:
-                await self._work_on(batch)
+            if batch := await self._collect():
+                await self._process(batch)
 
     async def _collect(self) -> list[tuple[T, asyncio.Future[R]]]:
-        """Wait for the next batch; empty where everyone who waited has gone."""
+        """Wait for the next batch; it is empty if every item has been withdrawn."""
         batch = [await self._waiting.get()]
         if self._waiting.qsize() + 1 < self._max_batch:
             await asyncio.sleep(self._max_wait)
@@ -88,8 +82,8 @@ class Batcher(Generic[T, R]):
                 batch.append(entry)
         return [entry for entry in batch if not entry[1].cancelled()]
 
-    async def _work_on(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        """Compute a batch and hand out its results, or its error."""
+    async def _process(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        """Compute a batch and deliver its results, or its error."""
         loop = asyncio.get_running_loop()
         try:
             items = [item for item, _ in batch]

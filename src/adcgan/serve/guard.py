@@ -1,21 +1,21 @@
-"""What every request passes on its way in and out: the key, the counters, the last word."""
+"""What surrounds every request: the key, the counters, the security headers, the last word."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
 from contextlib import suppress
-from typing import Any
 
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adcgan.serve.limits import RefusalError
 from adcgan.serve.metrics import Metrics
 
-# Paths that have a counter of their own, and those that the key protects.
+# Paths with a counter of their own, and prefixes of those that need the key.
 PATHS = ("/", "/v1/score", "/v1/model", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
 PROTECTED = ("/v1/", "/metrics")
 SECURITY_HEADERS = {
@@ -29,7 +29,8 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-# How long a client that still sends is listened to, unheeded, so that it can read its refusal.
+# After a refusal, what the client still sends is read and dropped for so long: a client that sends
+# everything before it reads can then read why it was refused.
 _LINGER_SECONDS = 1.0
 
 _log = logging.getLogger("adcgan.serve")
@@ -39,23 +40,23 @@ _access = logging.getLogger("adcgan.serve.access")
 class Guard:
     """Wraps the application.
 
-    It checks the key before a byte of the body is read, counts and times requests, adds the
-    security headers, logs what nobody caught, and lets clients that are refused while they still
-    send read why.
+    It checks the key before it reads a byte of the body, counts and times requests, adds the
+    security headers, logs uncaught exceptions, and gives clients that are refused while they
+    still send a chance to read why.
 
     Parameters
     ----------
     app : ASGI application
     metrics : Metrics
     api_key : str or None
-        What `PROTECTED` paths ask for; None lets everyone in.
+        The key that `PROTECTED` paths need; None lets everyone in.
 
     Attributes
     ----------
     draining : bool
-        Set once to answer what is under way and refuse to score anything new.
+        Set it to answer the requests in progress and refuse to score new ones.
     active : int
-        Requests being answered.
+        Requests in progress.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None = None) -> None:
@@ -90,23 +91,25 @@ class Guard:
             _access.info("%s %s %d %.0f ms", scope["method"], raw, status, 1000 * seconds)
 
     async def _answer(self, path: str, exchange: _Exchange) -> None:
+        app = self._app
         try:
-            self._check(path, exchange.scope)
-            await self._app(exchange.scope, exchange.receive, exchange.send)
+            self._check(path, exchange.headers)
         except RefusalError as refusal:
-            headers = refusal.headers
             if refusal.status == 401:
-                headers["WWW-Authenticate"] = "Bearer"
-            await exchange.respond(refusal.status, refusal.body, headers)
+                refusal.headers["WWW-Authenticate"] = "Bearer"
+            app = JSONResponse(refusal.body, refusal.status, refusal.headers)
+        try:
+            await app(exchange.scope, exchange.receive, exchange.send)
         except Exception:
-            # The application has answered 500 before it let this through.
+            # The application has already answered 500.
             _log.exception("Request failed")
 
-    def _check(self, path: str, scope: Scope) -> None:
-        """Refuse who has no key, and new work while draining."""
+    def _check(self, path: str, headers: Headers) -> None:
+        """Refuse requests without the key, and new images while draining."""
         if self._key is not None and path.startswith(PROTECTED):
-            given = _key_of(scope["headers"])
-            if not hmac.compare_digest(given, self._key):
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            given = headers.get("x-api-key", token.strip() if scheme.lower() == "bearer" else "")
+            if not hmac.compare_digest(given.encode("latin-1"), self._key):
                 raise RefusalError(
                     401,
                     "This service needs its key: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
@@ -116,17 +119,17 @@ class Guard:
 
 
 class _Exchange:
-    """One request and its response, as the guard watches them pass."""
+    """One request and its response, as they pass the guard."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, closing: bool) -> None:
         self.scope = scope
+        self.headers = headers = Headers(scope=scope)
         self.status: int | None = None
         self._receive = receive
         self._send = send
         self._closing = closing
-        names = {name for name, _ in scope["headers"]}
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        self._unread = b"transfer-encoding" in names or length.strip(b"0") != b""
+        length = headers.get("content-length", "0")
+        self._unread = "transfer-encoding" in headers or length.strip("0") != ""
         self._lingering = False
 
     async def receive(self) -> Message:
@@ -141,45 +144,20 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._lingering = self._unread
-            await self._send({**message, "headers": self._headers(message)})
+            headers = MutableHeaders(scope=message)
+            headers.update(SECURITY_HEADERS)
+            # A page's files have an ETag, by which the browser asks whether its copy is current.
+            headers.setdefault("cache-control", "no-cache" if "etag" in headers else "no-store")
+            if self._unread or self._closing:
+                headers["connection"] = "close"
         elif self._lingering and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._read_out(), _LINGER_SECONDS)
-            await self._send({"type": "http.response.body", "body": b""})
-        else:
-            await self._send(message)
-
-    async def respond(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
-        """Answer with JSON."""
-        content = json.dumps(body).encode()
-        headers = {"content-type": "application/json", **headers}
-        headers["content-length"] = str(len(content))
-        coded = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
-        await self.send({"type": "http.response.start", "status": status, "headers": coded})
-        await self.send({"type": "http.response.body", "body": content})
-
-    def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
-        """Return the response's headers and ours."""
-        headers = list(message.get("headers", []))
-        headers += [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
-        if not any(name.lower() == b"cache-control" for name, _ in headers):
-            headers.append((b"cache-control", b"no-store"))
-        if self._unread or self._closing:
-            headers.append((b"connection", b"close"))
-        return headers
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
 
     async def _read_out(self) -> None:
         """Drop what the client still sends."""
         while self._unread:
             await self.receive()
-
-
-def _key_of(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Return the key that a request brings, empty if none."""
-    for name, value in headers:
-        if name == b"x-api-key":
-            return value
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return value[7:].strip()
-    return b""

@@ -1,4 +1,4 @@
-"""How much of everything one service takes, and how it says no."""
+"""How much one service accepts, and how it refuses the rest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MEGABYTE = 1_000_000
 
 
 def _limit(default: float, doc: str) -> Any:
-    """Declare a limit with its line of help."""
+    """Declare a limit and its help text."""
     return field(default=default, metadata={"doc": doc})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one service; each is an option of ``adcgan serve``, which says what it is.
+    """The limits of one service; each is an option of ``adcgan serve``, with the same help text.
 
     Raises
     ------
@@ -28,20 +28,20 @@ class Limits:
         If a limit is out of range.
     """
 
-    max_file_mb: float = _limit(20, "Megabytes (10⁶ bytes) of one file.")
-    max_request_mb: float = _limit(64, "Megabytes of one request's body.")
-    max_held_mb: float = _limit(512, "Megabytes received and not yet decoded, over all requests.")
+    max_file_mb: float = _limit(20, "Largest file, in megabytes (10⁶ bytes).")
+    max_request_mb: float = _limit(64, "Largest request body, in megabytes.")
+    max_held_mb: float = _limit(512, "Megabytes received but not yet decoded, over all requests.")
     max_files: int = _limit(64, "Files in one request.")
-    max_megapixels: float = _limit(30, "Width times height of one image, in 10⁶ pixels.")
-    max_queue: int = _limit(1024, "Images accepted and not yet scored, over all requests.")
-    max_requests: int = _limit(128, "Scoring requests at a time.")
-    max_connections: int = _limit(512, "Open connections, idle ones included.")
-    header_seconds: float = _limit(10, "Time for a request's head to arrive.")
-    body_seconds: float = _limit(30, "Time for a request's body to arrive.")
-    score_seconds: float = _limit(30, "Time to decode, wait for a batch and be scored.")
+    max_megapixels: float = _limit(30, "Largest image, in megapixels (10⁶ pixels).")
+    max_queue: int = _limit(1024, "Images accepted but not yet scored, over all requests.")
+    max_requests: int = _limit(128, "Scoring requests handled at the same time.")
+    max_connections: int = _limit(512, "Open connections, including idle ones.")
+    header_seconds: float = _limit(10, "Seconds for a request's head to arrive.")
+    body_seconds: float = _limit(30, "Seconds for a request's body to arrive.")
+    score_seconds: float = _limit(30, "Seconds to decode, queue and score a request's images.")
     max_batch: int = _limit(32, "Images scored together.")
-    max_wait_ms: float = _limit(5, "Milliseconds that an image waits for others.")
-    decode_threads: int = _limit(2, "Images decoded at a time.")
+    max_wait_ms: float = _limit(5, "Milliseconds an image waits for others to join its batch.")
+    decode_threads: int = _limit(2, "Images decoded at the same time.")
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -79,7 +79,7 @@ def is_whole(limit: Field[Any]) -> bool:
 
 
 def _check(name: str, value: object, whole: bool) -> None:
-    """Refuse a value that is no limit: zero, negative, infinite, or no number."""
+    """Refuse a value that is not a number, or out of range; only `max_wait_ms` may be 0."""
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
     if whole and not (isinstance(number, int) and number >= 1):
         raise InputError(
@@ -92,18 +92,23 @@ def _check(name: str, value: object, whole: bool) -> None:
 
 
 class RefusalError(Exception):
-    """A request that is not served, and why.
+    """A request that is refused.
 
     Parameters
     ----------
     status : int
         HTTP status, 400 to 599.
     message : str
-        One line for the client.
+        The reason, in one line for the client.
     retry_after : int or None
         Seconds after which the same request may succeed.
     rows : list of dict or None
-        What can be said of the single images.
+        The reason for each image.
+
+    Attributes
+    ----------
+    headers, body : dict
+        The response's headers, except its content type, and its JSON.
     """
 
     def __init__(
@@ -112,45 +117,33 @@ class RefusalError(Exception):
         message: str,
         *,
         retry_after: int | None = None,
-        rows: list[dict[str, object]] | None = None,
+        rows: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.retry_after = retry_after
-        self.rows = rows
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The response's headers beside its content type."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    @property
-    def body(self) -> dict[str, object]:
-        """The response's JSON."""
-        body: dict[str, object] = {"error": self.message}
-        return body if self.rows is None else {**body, "images": self.rows}
+        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self.body = {"error": message} | ({} if rows is None else {"images": rows})
 
 
+@dataclass
 class Room:
-    """A resource that requests share: full means refused at once, not kept waiting.
+    """A resource that requests share. A request that finds it full is refused at once.
 
     Parameters
     ----------
     size : int
-        Units that fit.
+        How many units fit.
     message : str
-        What a request is told that finds no room.
+        The refusal when they do not.
     """
 
-    def __init__(self, size: int, message: str) -> None:
-        self.taken = 0
-        self._size = size
-        self._message = message
+    size: int
+    message: str
+    taken: int = 0
 
     @contextmanager
     def hold(self, units: int = 0) -> Iterator[Hold]:
-        """Take `units`, and give back all that the hold has grown to at the end."""
+        """Take `units`; at the end, give back everything that the hold has grown to."""
         hold = Hold(self)
         try:
             hold.grow(units)
@@ -158,26 +151,22 @@ class Room:
         finally:
             hold.release()
 
-    def take(self, units: int) -> None:
-        """Take `units` or raise `RefusalError` (503)."""
-        if self.taken + units > self._size:
-            raise RefusalError(503, self._message, retry_after=1)
-        self.taken += units
-
 
 class Hold:
-    """What one request has of a `Room`."""
+    """One request's share of a `Room`."""
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self._units = 0
 
     def grow(self, units: int) -> None:
-        """Take more, or raise `RefusalError` (503)."""
-        self._room.take(units)
+        """Take more units, or raise `RefusalError` (503)."""
+        if self._room.taken + units > self._room.size:
+            raise RefusalError(503, self._room.message, retry_after=1)
+        self._room.taken += units
         self._units += units
 
     def release(self) -> None:
-        """Give all of it back."""
+        """Give all units back."""
         self._room.taken -= self._units
         self._units = 0

@@ -1,11 +1,11 @@
-"""The model behind a service: bytes to pixels, pixels to scores, and what it says of itself."""
+"""The model behind a service: bytes to pixels, pixels to scores, and its description."""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,15 +19,17 @@ from adcgan.data.ragged import gathered
 from adcgan.scoring import Scorer, smallest_budget
 from adcgan.scoring.regions import Region, regions
 
-# A JPEG file may go over all of its pixels any number of times, in 40 bytes each. Encoders do ten;
-# 20 MB of random bytes look like 300. Each strip of a TIFF file has its own, which libtiff counts.
+# A JPEG file may go over all of its pixels any number of times, in 40 bytes each. Encoders make ten
+# such scans; 20 MB of random bytes look like 300. Each strip of a TIFF file has its own, which
+# libtiff counts.
 _SCAN, _MOST_SCANS = b"\xff\xda", 1000
 _TIFF = (b"II", b"MM")
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "onnxruntime": "onnxruntime", "torch": "torch"}
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 class Decoded(NamedTuple):
-    """What the model sees of a photograph (C, H, W), and the photograph's own size, upright."""
+    """What the model sees of a photograph (C, H, W), and the upright photograph's own size."""
 
     pixels: NDArray[np.uint8]
     width: int
@@ -41,21 +43,8 @@ class Item(NamedTuple):
     heatmap: bool
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model says of one image.
-
-    Attributes
-    ----------
-    score : float
-        Higher = more anomalous.
-    p_value : float
-        In (0, 1].
-    components : dict of str to float
-        The parts of the score.
-    heat : ndarray of float32 (H, W), or None
-        The anomaly map, at least 0, where it was asked for.
-    """
+class Answer(NamedTuple):
+    """The result for one image; `heat` is its anomaly map (H, W), at least 0, if wanted."""
 
     score: float
     p_value: float
@@ -75,8 +64,6 @@ class ServedModel:
 
     Attributes
     ----------
-    detector : str
-        The detector's class by name.
     has_heatmaps : bool
         Known after `warm_up`.
     components : list of str
@@ -85,7 +72,6 @@ class ServedModel:
 
     def __init__(self, scorer: Scorer, max_pixels: int) -> None:
         self.scorer = scorer
-        self.detector = scorer.system
         self.has_heatmaps = False
         self.components: list[str] = []
         self._target = scorer.target_
@@ -93,20 +79,17 @@ class ServedModel:
         self._limit = f"the limit of {max_pixels / 1e6:g} megapixels (--max-megapixels)"
 
     def warm_up(self, batch: int) -> None:
-        """Score black images, one and `batch` of them, so that nobody waits for a first time."""
-        black = np.zeros(self.scorer.image_shape_, np.uint8)
+        """Score black images, one and `batch` of them, so that the first request is not slow."""
+        black = Item(np.zeros(self.scorer.image_shape_, np.uint8), heatmap=True)
         for n in (1, batch):
-            answers = self.score([Item(black, heatmap=True)] * n)
-        self.components, self.has_heatmaps = (
-            list(answers[0].components),
-            answers[0].heat is not None,
-        )
+            answer = self.score([black] * n)[0]
+        self.components, self.has_heatmaps = list(answer.components), answer.heat is not None
 
     def decode(self, data: bytes) -> Decoded | str:
         """Return the pixels of an image file, or in one line why there are none."""
         try:
             with quiet_pillow():
-                # The head alone is read here; a file of few bytes can claim any size.
+                # This reads the head alone; a file of a few bytes can claim any size.
                 with Image.open(io.BytesIO(data), formats=formats()) as image:
                     width, height = image.size
                 if width * height > self._max_pixels:
@@ -118,11 +101,11 @@ class ServedModel:
         except Image.DecompressionBombError:
             return f"its pixels exceed {self._limit}"
         except Exception as error:
-            # Broken files make decoders raise almost anything; each becomes a row, not a crash.
+            # Decoders raise almost anything on broken files; each becomes a row, not a crash.
             return reason(error)
 
     def score(self, items: Sequence[Item]) -> list[Answer]:
-        """Score images together; none has an influence on another."""
+        """Score images together; none influences another."""
         verdict = self.scorer.verdict()
         answers: list[Answer] = []
         for scored in self.scorer.passes(gathered(item.pixels[None] for item in items)):
@@ -147,19 +130,20 @@ class ServedModel:
 
     def regions(self, heat: NDArray[np.float32], image: Decoded, above: float) -> list[Region]:
         """Return the regions of a map above a value, in pixels of the photograph."""
-        # No interpolated value is above the largest: what has none costs no large map.
+        # Interpolation never exceeds the largest value, so a map without one need not be enlarged.
         if not (heat > np.array([above])).any():
             return []
         resize = self._target.resize
         return regions(photograph_map(heat, image.width, image.height, resize), above)
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``GET /v1/model`` says, limits apart."""
+        """Return the answer of ``GET /v1/model``, except the limits and colours."""
         scorer, card = self.scorer, self.scorer.card()
         scores = np.asarray(scorer.calibration_scores_, dtype=np.float64)
-        shares = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
+        loaded = {name: sys.modules.get(module) for name, module in _PACKAGES.items()}
+        versions = {name: str(module.__version__) for name, module in loaded.items() if module}
         return {
-            "detector": self.detector,
+            "detector": scorer.system,
             "image_size": self._target.size,
             "channels": self._target.channels,
             "resize": scorer.resize,
@@ -171,16 +155,9 @@ class ServedModel:
             "heatmaps": self.has_heatmaps,
             "calibration": {
                 "n": len(scores),
-                "quantiles": {f"{q:g}": float(np.quantile(scores, q)) for q in shares},
+                "quantiles": {f"{q:g}": float(np.quantile(scores, q)) for q in _QUANTILES},
                 "scores": scores.tolist(),
             },
-            "versions": _versions(),
+            "versions": {"adcgan": adcgan.__version__, **versions},
             "card": None if card is None else asdict(card),
         }
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what computes the scores."""
-    loaded = {name: sys.modules.get(module) for name, module in _PACKAGES.items()}
-    versions = {name: str(module.__version__) for name, module in loaded.items() if module}
-    return {"adcgan": adcgan.__version__, **versions}

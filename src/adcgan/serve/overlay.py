@@ -1,12 +1,12 @@
-"""Heatmaps as small pictures, with NumPy alone: a service has no matplotlib to wait for."""
+"""Heatmaps as small pictures, with NumPy alone: a service need not install matplotlib."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Matplotlib's "inferno", as in the reports, at 18 evenly spaced places from cold to hot; straight
-# lines between them are within 6 of 255.
+# Matplotlib's "inferno", as in the reports, at 18 evenly spaced points from cold to hot. Linear
+# interpolation between them is within 6 of 255.
 COLOURS = (
     *("#000004", "#0a0722", "#1e0c45", "#380962", "#510e6c", "#69166e"),
     *("#801f6c", "#982766", "#b0315b", "#c63d4d", "#d94d3d", "#e9612b"),
@@ -26,7 +26,7 @@ def top_of(heat: NDArray[np.float32]) -> float:
 
 
 def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
-    """Lay a heatmap on a grey version of an image, more opaque where it is hotter.
+    """Lay a heatmap over a grey version of an image, more opaque where it is hotter.
 
     Parameters
     ----------
@@ -55,6 +55,6 @@ def grey_map(heat: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
 
 
 def _levels(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Turn values in [0, 1] into 0 to 255."""
+    """Scale values from [0, 1] to 0 to 255."""
     levels: NDArray[np.uint8] = np.rint(values * 255).astype(np.uint8)
     return levels

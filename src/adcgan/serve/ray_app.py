@@ -26,19 +26,19 @@ def build(
 ) -> Any:
     """Return the service as an application of Ray Serve, for ``ray.serve.run``.
 
-    Every replica loads the model, batches the requests that reach it, and keeps its own limits
-    and metrics. Scores are those of ``adcgan serve``.
+    Each replica loads the model, batches the requests that reach it, and has limits and metrics
+    of its own. Scores are those of ``adcgan serve``.
 
     Parameters
     ----------
     model : str or Path
-        An .onnx file or a model folder, at a path that this machine and those of the replicas see.
+        An .onnx file or a model folder, at a path that this machine and every replica can see.
     num_replicas : int
         At least 1.
     num_cpus : float
         Cores that Ray reserves for each replica, above 0.
     limits : Limits, optional
-        Of each replica. Those on connections and heads are Ray's own.
+        Limits of each replica, except those on connections and heads, which Ray sets itself.
     api_key : str, optional
         See `create_app`.
 
@@ -51,7 +51,7 @@ def build(
     MissingExtraError
         Ray Serve is not installed.
     InputError
-        The model is not there, or a number is out of range.
+        The model does not exist, or `num_replicas` is out of range.
     """
     try:
         from ray import serve
@@ -59,7 +59,7 @@ def build(
         raise MissingExtraError("This needs Ray Serve: pip install 'adcgan[ray]'") from error
     path = Path(model).resolve()
     if not path.exists():
-        raise InputError(f"There is no model folder and no .onnx file {str(model)!r}.")
+        raise InputError(f"There is no model folder or .onnx file {str(model)!r}.")
     if num_replicas < 1:
         raise InputError(
             f"The 'num_replicas' parameter must be at least 1. Got {num_replicas!r} instead."
@@ -69,7 +69,7 @@ def build(
     deployment = serve.deployment(
         name="adcgan",
         num_replicas=num_replicas,
-        # Ray's own default of a few would leave nothing to batch.
+        # Ray's default, a few, would leave nothing to batch.
         max_ongoing_requests=limits.max_requests,
         ray_actor_options={"num_cpus": num_cpus},
     )
@@ -77,7 +77,7 @@ def build(
 
 
 class _Scoring:
-    """The deployment; what it does is in the application that it wraps."""
+    """The deployment, which only wraps the application."""
 
 
 class _Replica:
@@ -90,7 +90,7 @@ class _Replica:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None:
             path, limits, api_key = self._settings
-            # As in `server.run`.
+            # As `server.run` does.
             Image.MAX_IMAGE_PIXELS = limits.pixels
             self._app = create_app(adcgan.load(path), limits, api_key=api_key)
         await self._app(scope, receive, send)

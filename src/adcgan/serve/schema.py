@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from adcgan.scoring import Drift, ModelCard
+from adcgan.scoring import ModelCard
 
 
 class RegionRow(BaseModel):
-    """Where an image is anomalous: pixels above the threshold that touch."""
+    """An anomalous region of an image: adjoining pixels above the threshold."""
 
     left: int = Field(description="First column, in pixels of the upright photograph.")
     top: int = Field(description="First row.")
@@ -21,10 +21,10 @@ class RegionRow(BaseModel):
 
 
 class ImageRow(BaseModel):
-    """What is said of one file, in the order of the request."""
+    """The result for one file; rows are in the order of the request."""
 
-    name: str = Field(description="The file's name, as it was sent.")
-    score: float | None = Field(description="Higher is more anomalous; null without a score.")
+    name: str = Field(description="The file's name, as sent.")
+    score: float | None = Field(description="Higher is more anomalous; null if there is no score.")
     p_value: float | None = Field(
         description="Share of normal images that score at least as high, in (0, 1]."
     )
@@ -32,27 +32,27 @@ class ImageRow(BaseModel):
     components: dict[str, float | None] | None = Field(description="The parts of the score.")
     error: str | None = Field(description="Why there is no score, in one line.")
     width: int | None = Field(
-        default=None, description="With a heatmap: of the upright photograph, in pixels."
+        None, description="With a heatmap: of the upright photograph, in pixels."
     )
-    height: int | None = Field(default=None, description="Likewise.")
+    height: int | None = Field(None, description="Likewise.")
     heatmap: str | None = Field(
-        default=None, description="With heatmap=true: a PNG in base64, at the model's size."
+        None, description="With heatmap=true: a PNG in base64, at the model's size."
     )
     picture: str | None = Field(
-        default=None, description="With heatmap=layers: what the model saw, a PNG in base64."
+        None, description="With heatmap=layers: what the model saw, a PNG in base64."
     )
     map: str | None = Field(
-        default=None,
+        None,
         description="With heatmap=layers: the anomaly map, a grey PNG in base64; 255 is "
         "heatmap_top and above.",
     )
     heatmap_top: float | None = Field(
-        default=None, description="The anomaly value that has the top colour."
+        None, description="The anomaly value that gets the top colour."
     )
     regions: list[RegionRow] | None = Field(
-        default=None,
+        None,
         description="With a heatmap: where the image is anomalous, most anomalous first. A share "
-        "of fpr of normal images has any.",
+        "fpr of normal images has any.",
     )
 
 
@@ -64,7 +64,9 @@ class ScoreAnswer(BaseModel):
     fpr: float | None = Field(
         description="The false-positive budget in force; null for a threshold by contamination."
     )
-    warning: str | None = Field(description="Where the budget asked for is not in force: why.")
+    warning: str | None = Field(
+        description="Why the budget in force is not the one requested; else null."
+    )
 
 
 class ErrorAnswer(BaseModel):
@@ -72,7 +74,7 @@ class ErrorAnswer(BaseModel):
 
     error: str
     images: list[ImageRow] | None = Field(
-        default=None, description="Where no image of the request could be read: why, one by one."
+        None, description="If no image of the request could be read: the reason for each."
     )
 
 
@@ -85,11 +87,11 @@ class Calibration(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """The model, and what the service takes."""
+    """The model, and the limits of the service."""
 
     detector: str
     image_size: int | None = Field(
-        description="Side of what the model sees; with resize keep the longest, or null for any."
+        description="Side of what the model sees; with resize=keep the longest, or null for any."
     )
     channels: int
     resize: str
@@ -105,38 +107,27 @@ class ModelAnswer(BaseModel):
     versions: dict[str, str]
     card: ModelCard | None = Field(
         description="What the model learned from, how it decides and what it is not for; null for "
-        "a file that was exported before it had one."
+        "a file that was exported before there were cards."
     )
     limits: dict[str, float]
 
 
 class DriftAnswer(BaseModel):
-    """How the last images scored differ from the held-out normal ones."""
+    """How the scores of the last images differ from those of held-out normal images."""
 
-    n: int = Field(description="Images compared: the last 500 at most.")
+    n: int = Field(description="Images compared, 500 at most.")
     share_above: float | None = Field(
-        description="Share of them above the model's own threshold; null without images."
+        description="Share of them above the model's own threshold; null if there are none."
     )
     statistic: float | None = Field(
-        description="Kolmogorov-Smirnov, in [0, 1]: how far apart the scores' distributions are."
+        description="Kolmogorov-Smirnov statistic, in [0, 1]: how far apart the distributions are."
     )
-    p_value: float | None = Field(description="Of that, for images like the held-out ones.")
+    p_value: float | None = Field(
+        description="Chance of a statistic as large if the images are like the held-out ones."
+    )
     warning: str | None = Field(
-        description="In a line, from 20 images and below a p-value of 0.001; else null."
+        description="One line, given 20 images or more and a p-value below 0.001; else null."
     )
-
-    @classmethod
-    def of(cls, drift: Drift) -> DriftAnswer:
-        """Return the answer that tells of `drift`."""
-        figures = (drift.share_above, drift.statistic, drift.p_value)
-        share, statistic, p_value = (figure if drift.n else None for figure in figures)
-        return cls(
-            n=drift.n,
-            share_above=share,
-            statistic=statistic,
-            p_value=p_value,
-            warning=drift.warning(f"The last {drift.n} images scored here"),
-        )
 
 
 class StatusAnswer(BaseModel):

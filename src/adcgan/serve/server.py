@@ -1,4 +1,4 @@
-"""The service as a process: a socket, uvicorn, and an end without lost answers."""
+"""The service as a process: a socket, uvicorn, and a shutdown that loses no answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,12 +21,12 @@ from adcgan.errors import InputError
 from adcgan.serve.guard import Guard
 from adcgan.serve.limits import Limits
 
-# Most time for the last bytes of a response to reach a client that reads slowly.
+# How long the last bytes of a response may take to reach a client that reads slowly.
 _FLUSH_SECONDS = 30.0
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket.
+    """Return a listening socket.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
     Raises
     ------
     InputError
-        The address cannot be bound; the message says why.
+        The address cannot be used; the message says why.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -49,7 +50,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        # Now, so that a port that somebody listens on is found before a model is loaded.
+        # A port in use is found now, before a model is loaded.
         bound.listen(1)
     except OSError as error:
         bound.close()
@@ -57,13 +58,18 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def _why(error: Exception) -> str:
+    """Return an operating system's reason."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def is_loopback(bound: socket.socket) -> bool:
-    """Say whether a bound socket can be reached from this machine alone."""
+    """Say whether only this machine can reach a bound socket."""
     return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def address(bound: socket.socket) -> str:
-    """Return the address of a bound socket for a browser on this machine."""
+    """Return the URL of a bound socket for a browser on this machine."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -76,22 +82,22 @@ def run(
     access_log: bool = False,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; what was accepted by then is answered.
+    """Serve until SIGTERM or SIGINT; requests accepted by then are answered.
 
-    Meanwhile Pillow's own limit of pixels is that of the service, in the whole process.
+    Until then Pillow's own limit on pixels is the service's, in the whole process.
 
     Parameters
     ----------
     app : Guard
         What `create_app` returned.
     bound : socket
-        From `bind`.
+        What `bind` returned.
     limits : Limits
-        The same as the application's.
+        Those of the application.
     access_log : bool
-        One line on standard error for each request.
+        Print one line for each request on standard error.
     on_ready : callable, optional
-        Called once connections are taken.
+        Called once the service accepts connections.
     """
     if access_log:
         logger = logging.getLogger("adcgan.serve.access")
@@ -100,27 +106,13 @@ def run(
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-    # They would print a line for each malformed request; the counters have them.
+    # They would print a line for each malformed request, which the metrics count anyway.
     for name in ("uvicorn.error", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Pillow looks at it where one image is inside another, as in icons.
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.pixels
-    try:
-        _Server(_config(app, limits), app, on_ready).run(sockets=[bound])
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
-def _config(app: Guard, limits: Limits) -> uvicorn.Config:
-    """Return uvicorn's settings."""
-
-    def protocol(**arguments: Any) -> _Connection:
-        return _Connection(limits, **arguments)
-
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         # h11 bounds the size of a request's head.
-        http=protocol,  # type: ignore[arg-type]
+        http=partial(_Connection, limits),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
@@ -128,10 +120,16 @@ def _config(app: Guard, limits: Limits) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=round(_FLUSH_SECONDS),
     )
+    # Pillow applies it to an image inside another, as in icons.
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.pixels
+    try:
+        _Server(config, app, on_ready).run(sockets=[bound])
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 class _Server(uvicorn.Server):
-    """Answers what is under way before it stops to listen, and new requests with 503 meanwhile."""
+    """Answers requests in progress before it stops listening, and new ones with 503 meanwhile."""
 
     def __init__(
         self, config: uvicorn.Config, app: Guard, on_ready: Callable[[], None] | None
@@ -147,23 +145,23 @@ class _Server(uvicorn.Server):
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Begin to end; a second Ctrl-C ends at once."""
+        """Start to drain; a second Ctrl-C ends at once."""
         if self._guard.draining and sig == signal.SIGINT:
             self.should_exit = self.force_exit = True
         self._guard.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Say whether it is time to stop listening."""
+        """Stop listening once every request in progress is answered."""
         if self._guard.draining and self._guard.active == 0:
             self.should_exit = True
         return await super().on_tick(counter)
 
 
 class _Connection(H11Protocol):
-    """A connection that cannot be held open by doing nothing.
+    """A connection that a client cannot hold open by doing nothing.
 
-    No setting of uvicorn gives a head its time or refuses a connection that sends none:
-    ``results/notes/decisions.md`` says what gets through without this class.
+    No setting of uvicorn limits the time for a request's head, or refuses connections that send
+    none: ``results/notes/decisions.md`` says what gets through without this class.
     """
 
     def __init__(self, limits: Limits, **arguments: Any) -> None:
@@ -173,7 +171,7 @@ class _Connection(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, or refuse it where there are too many."""
+        """Accept a connection, or refuse it if there are too many."""
         if len(self.connections) >= self._limits.max_connections:
             self.transport = transport
             self._end_with(503, "Too many connections (--max-connections)", "Retry-After: 1\r\n")
@@ -182,18 +180,18 @@ class _Connection(H11Protocol):
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection and its timers."""
+        """Cancel the timers."""
         super().connection_lost(exc)
         for timer in [*self._timers, *filter(None, [self._head_timer])]:
             timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes."""
+        """Start the time for a head, or stop it once the head is complete."""
         super().data_received(data)
         self._watch_head()
 
     def on_response_complete(self) -> None:
-        """Make sure that a closed connection goes away even if the client reads nothing."""
+        """Make sure that a closed connection ends even if the client reads nothing."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._abort_later()
@@ -204,11 +202,11 @@ class _Connection(H11Protocol):
         self._abort_later()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
+        """Answer bytes that are not HTTP."""
         self._end_with(400, msg.rstrip("."))
 
     def _watch_head(self) -> None:
-        """Give a request's head its time, from its first byte or the connection's begin."""
+        """Limit the time for a head, from its first byte or the start of the connection."""
         waiting = self.cycle is None or self.cycle.response_complete
         if not waiting and self._head_timer is not None:
             self._head_timer.cancel()
@@ -217,14 +215,14 @@ class _Connection(H11Protocol):
             self._head_timer = self.loop.call_later(self._limits.header_seconds, self._head_late)
 
     def _head_late(self) -> None:
-        """End a connection whose request does not begin."""
+        """End a connection whose request does not arrive."""
         self._head_timer = None
         if self.cycle is None or self.cycle.response_complete:
             seconds = self._limits.header_seconds
             self._end_with(408, f"No request came within {seconds:g} s (--header-seconds)")
 
     def _end_with(self, status: int, message: str, headers: str = "") -> None:
-        """Write a whole response, past the application, and close."""
+        """Write a whole response, bypassing the application, and close."""
         if self.transport.is_closing():
             return
         if (
@@ -232,7 +230,7 @@ class _Connection(H11Protocol):
             and self.cycle.response_started
             and not self.cycle.response_complete
         ):
-            # Another response is on its way: what comes now would be taken for a part of it.
+            # Another response is being sent: the client would take this for a part of it.
             self.transport.close()
             return
         body = json.dumps({"error": message})
@@ -245,10 +243,5 @@ class _Connection(H11Protocol):
         self._abort_later()
 
     def _abort_later(self) -> None:
-        """Let the last bytes go out, but not for ever."""
+        """Give the last bytes some time to go out."""
         self._timers.append(self.loop.call_later(_FLUSH_SECONDS, self.transport.abort))
-
-
-def _why(error: Exception) -> str:
-    """Return an operating system's reason."""
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,4 +1,4 @@
-"""A service apart from HTTP: files in, rows out, within its limits."""
+"""The service apart from HTTP: files in, rows out, within its limits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import base64
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -22,13 +24,12 @@ from adcgan.serve.limits import MEGABYTE, Hold, Limits, RefusalError, Room
 from adcgan.serve.metrics import Metrics
 from adcgan.serve.model import Answer, Item, ServedModel
 from adcgan.serve.overlay import grey_map, overlay, top_of
-from adcgan.serve.window import Window
 
 Heatmap = Literal["false", "true", "layers"]
 Row = dict[str, Any]
-# So many of the last images tell whether images have drifted from those learned from.
+# How many of the last images are compared with those learned from.
 WINDOW = 500
-# Of an image, in an answer: noise can have thousands.
+# Of one image, in an answer: noise can have thousands.
 MOST_REGIONS = 100
 
 _log = logging.getLogger("adcgan.serve")
@@ -42,14 +43,13 @@ class Service:
     scorer : Scorer
         What `adcgan.load` returned.
     limits : Limits
-        How much is taken at a time.
 
     Attributes
     ----------
     model : ServedModel
     metrics : Metrics
     requests, held, queue : Room
-        Scoring requests, undecoded bytes, and images not yet scored.
+        For scoring requests, undecoded bytes, and images not yet scored.
     """
 
     def __init__(self, scorer: Scorer, limits: Limits) -> None:
@@ -62,45 +62,45 @@ class Service:
         )
         self.queue = Room(limits.max_queue, "Too many images are waiting (--max-queue)")
         self.metrics.queue_images.set_function(lambda: self.queue.taken)
-        self._window = Window(WINDOW)
+        # Used by the event loop alone: no thread may change it while another reads it.
+        self._last_scores: deque[float] = deque(maxlen=WINDOW)
         self._warm = asyncio.Event()
-        self._warming: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Start the threads and, without waiting for it, the warm-up."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the threads for the duration of the block; the model warms up meanwhile.
+
+        Every accepted request must have its answer when the block ends.
+        """
         limits = self.limits
+        self._loop = asyncio.get_running_loop()
         self._decoders = ThreadPoolExecutor(limits.decode_threads, "adcgan-decode")
-        self._scoring = ThreadPoolExecutor(1, "adcgan-score")
+        scoring = ThreadPoolExecutor(1, "adcgan-score")
         self._batcher: Batcher[Item, Answer] = Batcher(
             self._score_batch,
-            self._scoring,
+            scoring,
             max_batch=limits.max_batch,
             max_wait=limits.max_wait_ms / 1000,
         )
-        self._batcher.start()
-        self._warming = asyncio.create_task(self._warm_up())
-
-    async def stop(self) -> None:
-        """End the threads; what was accepted must have been answered."""
-        if self._warming is not None:
-            await asyncio.wait([self._warming])
+        warming = asyncio.create_task(self._warm_up(scoring))
+        yield
+        await warming
         await self._batcher.stop()
-        self._scoring.shutdown()
+        scoring.shutdown()
         self._decoders.shutdown(cancel_futures=True)
 
-    async def _warm_up(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _warm_up(self, scoring: ThreadPoolExecutor) -> None:
         try:
-            await loop.run_in_executor(self._scoring, self.model.warm_up, self.limits.max_batch)
+            await self._loop.run_in_executor(scoring, self.model.warm_up, self.limits.max_batch)
         except Exception:
-            # Without a warm model the service never says that it is ready, but can be asked why.
+            # The service never becomes ready, but it still answers other requests.
             _log.exception("The model could not score a black image")
         else:
             self._warm.set()
 
     @property
     def ready(self) -> bool:
-        """Whether the model is warm and can be asked."""
+        """Whether the model is warm and can score."""
         return self._warm.is_set() and self._batcher.alive
 
     async def when_warm(self) -> None:
@@ -113,15 +113,16 @@ class Service:
     def _score_batch(self, items: Sequence[Item]) -> list[Answer]:
         """Score a batch and count it; runs in the scoring thread."""
         start = time.perf_counter()
-        results = self.model.score(items)
+        answers = self.model.score(items)
         self.metrics.batch_seconds.observe(time.perf_counter() - start)
         self.metrics.batch_images.observe(len(items))
-        self._window.add([answer.score for answer in results])
-        return results
+        scores = [answer.score for answer in answers]
+        self._loop.call_soon_threadsafe(self._last_scores.extend, scores)
+        return answers
 
     def drift(self) -> Drift:
-        """Return how the last images scored differ from the held-out normal ones."""
-        return self.model.scorer.verdict().drift(self._window.scores())
+        """Return how the scores of the last images differ from the held-out normal ones."""
+        return self.model.scorer.verdict().drift(np.array(self._last_scores, dtype=np.float64))
 
     async def score(
         self,
@@ -132,7 +133,7 @@ class Service:
         heatmap: Heatmap,
         top: float | None,
     ) -> dict[str, Any]:
-        """Score files.
+        """Return the answer to a scoring request.
 
         Parameters
         ----------
@@ -143,20 +144,15 @@ class Service:
         fpr : float or None
             False-positive budget in (0, 1); None for the model's own threshold.
         heatmap : {"false", "true", "layers"}
-            No heatmap, a finished picture, or the image and its map apart.
+            No heatmap, a finished one, or the image and its map separately.
         top : float or None
-            Anomaly value, above 0, for the heatmaps' top colour; None for each image's own.
-
-        Returns
-        -------
-        dict
-            ``images`` (one row each), ``threshold``, ``fpr`` and ``warning``.
+            Anomaly value, above 0, that gets the top colour; None for each image's own.
 
         Raises
         ------
         RefusalError
-            422 if no image can be read or heatmaps are asked of a detector without, 503 if there
-            is no room or no time.
+            422 if no image can be read, or if the detector makes no heatmaps but one is wanted;
+            503 if there is no room or no time.
         """
         if heatmap != "false":
             await self.when_warm()
@@ -175,9 +171,15 @@ class Service:
                     retry_after=5,
                 ) from None
         rows = [{"name": name, **row} for name, row in zip(names, rows, strict=True)]
-        self._count(rows)
+        for row in rows:
+            outcome = "anomalous" if row["anomalous"] else "normal"
+            self.metrics.images.labels("unreadable" if row["error"] else outcome).inc()
         if all(row["error"] for row in rows):
-            raise RefusalError(422, _unreadable(rows), rows=rows)
+            error = rows[0]["error"]
+            message = f"None of the {len(rows)} images can be read; the first: {error}"
+            if len(rows) == 1:
+                message = f"The image cannot be read: {error}"
+            raise RefusalError(422, message, rows=rows)
         return {
             "images": rows,
             "threshold": verdict.threshold,
@@ -193,26 +195,26 @@ class Service:
         heatmap: Heatmap,
         top: float | None,
     ) -> list[Row]:
-        """Decode and score each file; the images of all requests meet in the batcher."""
-        above = self.model.pixel_threshold(verdict.fpr) if heatmap != "false" else None
+        """Decode and score each file; the batcher brings the images of all requests together."""
+        wanted = heatmap != "false"
+        above = self.model.pixel_threshold(verdict.fpr) if wanted else None
         decoding = [self._in_decoder(self.model.decode, upload.data) for upload in uploads]
         uploads.clear()
         decoded = await asyncio.gather(*decoding)
         hold.release()
         waiting = {
-            i: self._batcher.submit(Item(image.pixels, heatmap != "false"))
+            i: self._batcher.submit(Item(image.pixels, wanted))
             for i, image in enumerate(decoded)
             if not isinstance(image, str)
         }
-        results = dict(zip(waiting, await asyncio.gather(*waiting.values()), strict=True))
+        answers = dict(zip(waiting, await asyncio.gather(*waiting.values()), strict=True))
         rows: list[Row] = []
         for i, image in enumerate(decoded):
             if isinstance(image, str):
                 rows.append(_error_row(image))
                 continue
-            row = _row(results[i], verdict)
-            heat = results[i].heat
-            if heatmap != "false" and heat is not None:
+            row, heat = _row(answers[i], verdict), answers[i].heat
+            if heat is not None:
                 row |= {"width": image.width, "height": image.height}
                 row |= await self._in_decoder(_pictures, image.pixels, heat, heatmap, top)
                 if above is not None:
@@ -223,17 +225,11 @@ class Service:
 
     def _in_decoder(self, function: Any, *arguments: Any) -> asyncio.Future[Any]:
         """Run in one of the few threads that handle pictures."""
-        return asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
-
-    def _count(self, rows: list[Row]) -> None:
-        """Count images by outcome."""
-        for row in rows:
-            outcome = "anomalous" if row["anomalous"] else "normal"
-            self.metrics.images.labels("unreadable" if row["error"] else outcome).inc()
+        return self._loop.run_in_executor(self._decoders, function, *arguments)
 
 
 def _row(answer: Answer, verdict: Verdict) -> Row:
-    """Return what is said of a scored image."""
+    """Return the row of a scored image, without its name."""
     if not math.isfinite(answer.score):
         return _error_row("the model gives this image no finite score")
     return {
@@ -248,20 +244,13 @@ def _row(answer: Answer, verdict: Verdict) -> Row:
 
 
 def _error_row(error: str) -> Row:
-    """Return what is said of an image that has no score."""
+    """Return the row of an image without a score."""
     nothing = dict.fromkeys(("score", "p_value", "anomalous", "components"))
     return {**nothing, "error": error}
 
 
-def _unreadable(rows: list[Row]) -> str:
-    """Say that none of the images could be read."""
-    if len(rows) == 1:
-        return f"The image cannot be read: {rows[0]['error']}"
-    return f"None of the {len(rows)} images can be read; the first: {rows[0]['error']}"
-
-
 def _pictures(pixels: Any, heat: Any, heatmap: Heatmap, top: float | None) -> Row:
-    """Return the pictures of one image's heatmap in base64."""
+    """Return the pictures of one image's heatmap, in base64."""
     shown = top_of(heat) if top is None else top
     if heatmap == "layers":
         made = {"picture": pixels.transpose(1, 2, 0), "map": grey_map(heat, shown)}
