@@ -76,7 +76,7 @@ def test_an_image_that_ends_the_process_costs_itself_alone(decoder):
     process.suspend()
     threading.Timer(0.2, process.kill).start()
     reason = decoder.decode(picture(), is_path=False)
-    assert reason == "decoding it ended the process that did (signal SIGKILL)"
+    assert reason == "decoding it ended the decoder's process (signal SIGKILL)"
     assert decoder.decode(picture(), is_path=False).shape == (3, 32, 32)
 
 

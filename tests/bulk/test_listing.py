@@ -141,9 +141,9 @@ def test_the_column_of_images_is_found():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: None, "holds no file"),
-        (lambda root: write_files(root, ".hidden"), "holds no file"),
-        (lambda root: write_table(root / "a.parquet", 0), "have no row"),
+        (lambda _: None, "holds no files"),
+        (lambda root: write_files(root, ".hidden"), "holds no files"),
+        (lambda root: write_table(root / "a.parquet", 0), "have no rows"),
         (lambda root: write_files(root, "a.parquet"), "'a.parquet' of DATA cannot be read"),
         (lambda root: write_table(root / "a.parquet", column="x", image=[1, 2, 3]), None),
         (

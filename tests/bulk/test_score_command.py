@@ -75,7 +75,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(model, images, tmp_path):
     inside = ["--out", images / "out", "--ray", "local"]
     assert "--out must not be in DATA" in refused(model, images, *inside)
     (tmp_path / "empty").mkdir()
-    assert "holds no file" in refused(model, tmp_path / "empty", *on_ray)
+    assert "holds no files" in refused(model, tmp_path / "empty", *on_ray)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine.txt").touch()
     taken = ["--out", tmp_path / "taken", "--ray", "local"]

@@ -1,8 +1,8 @@
-"""Decoding in a process of its own, which an image may crash or hang without harm to others.
+"""Decoding in a separate process, which an image may crash or hang without harm to others.
 
-Run as ``python -m adcgan.bulk.decoder TARGET`` it answers requests on its standard input until
-that ends. Decoders are large programs in C that read what strangers made: one in many million
-images ends the process. Here that costs the image, which becomes a row with its error.
+``python -m adcgan.bulk.decoder TARGET`` answers requests on its standard input until that ends.
+Decoders are large programs in C that read what strangers made: one in many million images crashes
+the process. Here only that image is lost, and becomes a row with its error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.data.image_file import Target, decode_file, quiet_pillow, reason
 
-# How long one image may take.
+# Most time for one image.
 SECONDS = 60.0
-# A message is one byte that says what it is, its length, and that many bytes.
+# A message is one byte for its kind, its length, and that many bytes.
 _HEAD = struct.Struct("<cQ")
 _PATH, _CONTENT = b"p", b"c"
 _PIXELS, _ERROR = b"+", b"-"
@@ -36,7 +35,7 @@ _SIDES = struct.Struct("<II")
 
 
 class Decoder:
-    """Decodes images one at a time, each request and answer through pipes.
+    """Decodes images one at a time, in a process that it talks to through pipes.
 
     The process starts with the first image, and again after one that ended it. It ends when this
     object is closed, or when the process that holds it ends, however that happens.
@@ -44,9 +43,9 @@ class Decoder:
     Parameters
     ----------
     target : Target
-        Size and channels of the pixels; `channels` must be given.
+        Size and channels of the pixels; `channels` must not be None.
     seconds : float
-        How long one image may take.
+        Most time for one image.
     """
 
     def __init__(self, target: Target, seconds: float = SECONDS) -> None:
@@ -57,12 +56,7 @@ class Decoder:
     def decode(self, source: bytes, *, is_path: bool) -> NDArray[np.uint8] | str:
         """Return the pixels (C, H, W) of an image, or why it has none.
 
-        Parameters
-        ----------
-        source : bytes
-            The content of the file, or its path on this machine.
-        is_path : bool
-            Which of the two.
+        `source` is the content of its file or, if `is_path`, the path on this machine.
         """
         process = self._process = self._process or self._start()
         assert process.stdin is not None
@@ -76,19 +70,18 @@ class Decoder:
             self._end()
             return f"decoding it took more than {self._seconds:g} seconds"
         except (EOFError, BrokenPipeError):
-            return f"decoding it ended the process that did ({_how(self._end())})"
+            return f"decoding it ended the decoder's process ({_how(self._end())})"
         if kind == _ERROR:
             return str(answer, "utf-8")
         height, width = _SIDES.unpack_from(answer)
         return np.frombuffer(answer, np.uint8, offset=_SIDES.size).reshape(-1, height, width)
 
     def close(self) -> None:
-        """End the process, if one runs."""
+        """End the process, if one is running."""
         if self._process is not None:
             self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Start a process."""
         command = [sys.executable, "-m", __name__, json.dumps(asdict(self._target))]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -96,7 +89,7 @@ class Decoder:
         """End the process at once, and return its exit code."""
         assert self._process is not None
         process, self._process = self._process, None
-        # It no longer reads what may be left in the pipe to it.
+        # Flushing the pipe fails if the process no longer reads.
         with suppress(BrokenPipeError), process:
             process.kill()
         return process.returncode
@@ -119,7 +112,7 @@ class Decoder:
 
 
 def _how(code: int) -> str:
-    """Say how a process ended."""
+    """Describe how a process ended."""
     try:
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     except ValueError:
@@ -129,29 +122,25 @@ def _how(code: int) -> str:
 def main() -> None:
     """Answer requests on standard input until it ends."""
     target = Target(**json.loads(sys.argv[1]))
-    # Whatever a decoder prints must not mix with the answers.
+    # What a decoder prints must not mix with the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with quiet_pillow():
         while head := sys.stdin.buffer.read(_HEAD.size):
             kind, length = _HEAD.unpack(head)
-            _answer(answers, kind, sys.stdin.buffer.read(length), target)
-
-
-def _answer(answers: BinaryIO, kind: bytes, source: bytes, target: Target) -> None:
-    """Decode one image and write the answer."""
-    try:
-        pixels = _decoded(kind, source, target)
-        done, content = _PIXELS, _SIDES.pack(*pixels.shape[1:]) + pixels.tobytes()
-    except Exception as error:
-        # Broken files make decoders raise almost anything.
-        done, content = _ERROR, reason(error).encode("utf-8", "backslashreplace")
-    answers.write(_HEAD.pack(done, len(content)) + content)
-    answers.flush()
+            source = sys.stdin.buffer.read(length)
+            try:
+                pixels = _decoded(kind, source, target)
+                done, content = _PIXELS, _SIDES.pack(*pixels.shape[1:]) + pixels.tobytes()
+            except Exception as error:
+                # Decoders raise almost anything on broken files.
+                done, content = _ERROR, reason(error).encode("utf-8", "backslashreplace")
+            answers.write(_HEAD.pack(done, len(content)) + content)
+            answers.flush()
 
 
 def _decoded(kind: bytes, source: bytes, target: Target) -> NDArray[np.uint8]:
-    """Return the pixels of a file given by its path or its content."""
+    """Return the pixels of a file, given by its path or its content."""
     path = os.fsdecode(source)
     if not (os.path.getsize(path) if kind == _PATH else len(source)):
         raise ValueError("the file is empty")

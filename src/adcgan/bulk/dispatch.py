@@ -1,14 +1,15 @@
-"""Shards through Ray Data: numbers in, summaries out, in whatever order they are done."""
+"""Shards through Ray Data: numbers in, summaries out, in the order they are finished."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from adcgan.bulk.manifest import Summary
-from adcgan.bulk.worker import Report, ShardScorer
+from adcgan.bulk.worker import REPORTED, ShardScorer
 
 
 def score_shards(
@@ -27,16 +28,16 @@ def score_shards(
     workers : int or None
         Most worker processes at a time.
     gpu_share : float
-        Of one GPU, for each worker.
+        Share of a GPU for each worker.
 
     Yields
     ------
     shard, summary
-        In the order they are done, each when its file is there.
+        Each once its file is written, in the order they are finished.
 
     Raises
     ------
-    InputError, MissingExtraError, LostWorkersError
+    InputError, MissingExtraError, StorageError, LostWorkersError
         What a worker raised for the user to read.
     """
     from ray import data
@@ -52,13 +53,15 @@ def score_shards(
             num_gpus=gpu_share or None,
         )
         for row in scored.iter_rows():
-            report = Report.from_json(row["report"])
-            yield report.shard, report.result()
+            report = json.loads(row["report"])
+            if "error" in report:
+                raise REPORTED[report["error"]](report["message"])
+            yield report["shard"], Summary(**report["summary"])
 
 
 @contextmanager
 def _quiet(data: Any) -> Iterator[None]:
-    """Keep the bars and reports of Ray Data from the terminal, which has its own bar."""
+    """Keep the bars and reports of Ray Data off the terminal, which has its own bar."""
     context, logger = data.DataContext.get_current(), logging.getLogger("ray.data")
     wanted = {"enable_progress_bars": False, "print_on_execution_start": False}
     kept = {name: getattr(context, name) for name in wanted}

@@ -1,11 +1,11 @@
-"""What there is to score, in an order that does not change: files, or rows of Parquet files."""
+"""What there is to score, in a fixed order: files, or rows of Parquet files."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ except ImportError as error:
     raise MissingExtraError("Bulk scoring needs PyArrow: pip install 'adcgan[ray]'") from error
 
 PARQUET = ".parquet"
-# Footers read at a time: on an object store they wait for the network.
+# Footers read at the same time: on an object store they wait for the network.
 _THREADS = 16
 _UNKNOWN = -1
 
@@ -35,17 +35,16 @@ class Listing:
     Attributes
     ----------
     filesystem : pyarrow.fs.FileSystem
-        Where they are read from.
     entries : pyarrow.Table
         One row for each file, ascending by name. Columns: name (relative, POSIX style), path
-        (bytes: names of files need not be text), size (bytes, -1 where not known), rows (images
+        (bytes: names of files need not be text), size (bytes, -1 if unknown), rows (images
         in it), error (why it cannot be opened, or "").
     root : str
         The path of the folder or file on `filesystem`.
     tables : bool
-        Whether the files are Parquet files, each with any number of images, or single images.
+        Whether the files are Parquet files of any number of images, or single images.
     source : str
-        What a person would call the data, without credentials.
+        The data as a person would name it, without credentials.
     """
 
     filesystem: fs.FileSystem
@@ -79,11 +78,11 @@ def list_images(data: str) -> Listing:
     Parameters
     ----------
     data : str
-        A folder of images (with the folders in it; hidden files and those of operating systems
-        are left out), one image, one .parquet file, or a folder of nothing but those, as a path
-        or as a URI that PyArrow knows (s3://, gs://, hdfs://, abfs://, file://). Parquet files
-        hold a struct column ``image``, or one of another name, of ``bytes`` and ``path``: the
-        layout of the Hugging Face hub.
+        A path, or a URI that PyArrow reads (s3://, gs://, hdfs://, abfs://, file://), of a folder
+        of images (including its folders, without hidden files and those of operating systems),
+        one image, one .parquet file, or a folder of nothing but those. Parquet files have a
+        struct column ``image``, or one of another name, of ``bytes`` and ``path``: the layout of
+        the Hugging Face hub.
 
     Returns
     -------
@@ -92,7 +91,7 @@ def list_images(data: str) -> Listing:
     Raises
     ------
     InputError
-        There is nothing there, it cannot be reached, it mixes images and Parquet files, or a
+        There are no images, they cannot be reached, they are mixed with Parquet files, or a
         Parquet file is damaged or has no column of images.
     """
     filesystem, path, source = open_location(data, "DATA")
@@ -101,7 +100,7 @@ def list_images(data: str) -> Listing:
     else:
         found = _remote_files(filesystem, path, source)
     if not found:
-        raise InputError(f"DATA must hold images. {source!r} holds no file.")
+        raise InputError(f"DATA must hold images. {source!r} holds no files.")
     tables = _are_tables([file.name for file, _ in found], source)
     rows = _row_counts(filesystem, [file for file, _ in found]) if tables else [1] * len(found)
     entries = pa.table(
@@ -115,28 +114,28 @@ def list_images(data: str) -> Listing:
     )
     listing = Listing(filesystem, entries, path, tables, source)
     if not listing.n_images:
-        raise InputError(f"DATA must hold images. The files in {source!r} have no row.")
+        raise InputError(f"DATA must hold images. The files in {source!r} have no rows.")
     return listing
 
 
 def open_location(location: str, called: str) -> tuple[fs.FileSystem, str, str]:
-    """Return the file system of a path or URI, the path on it, and a name fit to be shown.
+    """Return the file system of a path or URI, the path on it, and a name without credentials.
 
     Parameters
     ----------
     location : str
         A path on this machine, or a URI.
     called : str
-        What to call it in errors.
+        Its name in errors.
 
     Raises
     ------
     InputError
-        The URI's scheme is not known, or what it takes is missing.
+        The URI's scheme is unknown, or what it needs is missing.
     """
     if "://" not in location:
         return fs.LocalFileSystem(), os.path.abspath(location), location
-    # What stands before the @ and after the ? may be credentials.
+    # The parts before the @ and after the ? may be credentials.
     scheme, _, rest = location.partition("://")
     shown = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
     try:
@@ -150,9 +149,9 @@ def open_location(location: str, called: str) -> tuple[fs.FileSystem, str, str]:
 
 
 def image_column(schema: pa.Schema) -> str | None:
-    """Return the name of the column that holds images, or None.
+    """Return the name of the column of images, or None.
 
-    ``image`` where it is a struct with a field ``bytes``, else the only such column.
+    ``image`` if it is a struct with a field ``bytes``, else the only such column.
     """
     names = [field.name for field in schema if _holds_images(field.type)]
     if "image" in names:
@@ -161,8 +160,8 @@ def image_column(schema: pa.Schema) -> str | None:
 
 
 def said(error: Exception) -> str:
-    """Say in one line what an error of PyArrow means, where it can be without the path."""
-    # PyArrow's come without the number that Python's tell the reason from.
+    """Return what an error of PyArrow means, in one line."""
+    # PyArrow's errors lack the number that gives the reason of Python's.
     for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
         if isinstance(error, kind):
             return os.strerror(number)
@@ -170,7 +169,7 @@ def said(error: Exception) -> str:
 
 
 def _holds_images(kind: pa.DataType) -> bool:
-    """Say whether a column of this type is one of images."""
+    """Say whether a column of this type may hold images."""
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         return False
     content = kind.field("bytes").type
@@ -188,15 +187,13 @@ def _local_files(path: str, source: str) -> list[tuple[FoundFile, int]]:
             "DATA must be a folder, an image or a .parquet file for --ray, which takes no arrays. "
             f"Got {source!r} instead."
         )
-    if os.path.isdir(path):
-        files = list_files(Path(path))
-    else:
-        files = [file_at(path, os.path.basename(path))]
+    is_folder = os.path.isdir(path)
+    files = list_files(Path(path)) if is_folder else [file_at(path, os.path.basename(path))]
     return [(file, _size(file)) for file in files]
 
 
 def _size(file: FoundFile) -> int:
-    """Return the size of a file in bytes, where it has one."""
+    """Return the size of a file in bytes, if it has one."""
     try:
         return os.stat(file.path).st_size
     except OSError:
@@ -205,20 +202,20 @@ def _size(file: FoundFile) -> int:
 
 def _remote_files(filesystem: fs.FileSystem, path: str, source: str) -> list[tuple[FoundFile, int]]:
     """List files of an object store or another remote file system."""
-    base = path.rstrip("/")
+    folder = path.rstrip("/")
     try:
-        itself = filesystem.get_file_info(base)
-        if itself.type == fs.FileType.File:
-            infos, start = [itself], len(base) - len(itself.base_name)
+        infos = [filesystem.get_file_info(folder)]
+        if infos[0].type == fs.FileType.File:
+            folder = folder.removesuffix(infos[0].base_name)
         else:
-            infos, start = filesystem.get_file_info(fs.FileSelector(base, recursive=True)), None
+            infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
     except FileNotFoundError:
         raise InputError(f"DATA must be a folder or a file. {source!r} does not exist.") from None
     except OSError as error:
         raise InputError(f"{source!r} cannot be listed: {said(error)}.") from None
     found = []
     for info in infos:
-        name = info.path[start if start is not None else len(base) :].lstrip("/")
+        name = info.path[len(folder) :].lstrip("/")
         left_out = any(is_left_out(part) for part in name.split("/"))
         if info.type == fs.FileType.File and not left_out:
             size = _UNKNOWN if info.size is None else info.size
@@ -226,9 +223,8 @@ def _remote_files(filesystem: fs.FileSystem, path: str, source: str) -> list[tup
     return sorted(found, key=lambda item: item[0].name)
 
 
-def _are_tables(names: Iterable[str], source: str) -> bool:
-    """Say whether the files are Parquet files, or refuse a mixture."""
-    names = list(names)
+def _are_tables(names: Sequence[str], source: str) -> bool:
+    """Say whether the files are Parquet files; refuse a mixture."""
     others = [name for name in names if not name.lower().endswith(PARQUET)]
     if others and len(others) < len(names):
         raise InputError(
@@ -252,10 +248,11 @@ def _row_counts(filesystem: fs.FileSystem, files: Sequence[FoundFile]) -> list[i
             raise InputError(
                 f"The file {file.name!r} of DATA cannot be read: {said(error)}."
             ) from None
-        if image_column(footer.schema.to_arrow_schema()) is None:
+        columns = footer.schema.to_arrow_schema()
+        if image_column(columns) is None:
             raise InputError(
                 f"The file {file.name!r} of DATA must have a column 'image' of bytes and path, as "
-                f"on the hub. It has {', '.join(footer.schema.to_arrow_schema().names)}."
+                f"on the hub. It has {', '.join(columns.names)}."
             )
         return int(footer.num_rows)
 

@@ -1,4 +1,4 @@
-"""What a run is, and what became of its images: what is kept beside the rows."""
+"""What a run is, and what became of its images: the facts stored beside the rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of results is the result of; a run goes on only where all of it is the same.
+    """What a folder of results belongs to; a run resumes only if every field is the same.
 
     Attributes
     ----------
     n_images : int
-        Images in the listing.
     listing : str
         Hash of the names, sizes and order of the files.
     model : str
@@ -26,7 +25,7 @@ class Manifest:
     shard_size : int
         Images in each shard but the last.
     components : list of str
-        Parts of the score, a column each.
+        The parts of the score, a column each.
     """
 
     n_images: int
@@ -41,20 +40,15 @@ class Manifest:
         """Number of shards."""
         return -(-self.n_images // self.shard_size)
 
-    def span(self, shard: int) -> tuple[int, int]:
-        """Return the positions of a shard's first image and of that after its last."""
+    def span(self, shard: int) -> range:
+        """Return the positions of a shard's images."""
         start = shard * self.shard_size
-        return start, min(start + self.shard_size, self.n_images)
-
-    def count(self, shard: int) -> int:
-        """Return the number of images in a shard."""
-        start, stop = self.span(shard)
-        return stop - start
+        return range(start, min(start + self.shard_size, self.n_images))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the images of a shard, kept in its file beside the rows; or of all shards.
+    """What became of the images of a shard, stored in its file, or of all shards.
 
     Attributes
     ----------
@@ -79,5 +73,5 @@ class Summary:
 
 
 def highest(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the few of `images` with the highest ``score``, that one first."""
+    """Return the few images with the highest ``score``, highest first."""
     return sorted(images, key=lambda image: -image["score"])[:_SHOWN]

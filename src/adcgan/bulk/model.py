@@ -27,9 +27,8 @@ class Model:
     name : str
         Of the folder or file.
     files : dict of str to bytes
-        Of a folder, the files in its manifest and that; of an .onnx file, the file.
+        Of a folder, its manifest and the files that the manifest names; else the .onnx file.
     is_folder : bool
-        Which of the two.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Model:
             names = [_MANIFEST, *json.loads((path / _MANIFEST).read_bytes())["sha256"]]
             files = {name: (path / name).read_bytes() for name in names}
         except (OSError, ValueError, KeyError, TypeError):
-            # The one who knows what is wrong with a model says so.
+            # `load` knows best what is wrong with a model.
             load(path, device="cpu")
             raise InputError(f"The model {str(path)!r} cannot be read.") from None
         return cls(path.resolve().name, files, is_folder=True)
@@ -59,15 +58,7 @@ class Model:
         return digest.hexdigest()
 
     def load(self, device: str) -> Scorer:
-        """Return the scorer on `device`, from copies of the files that are removed again.
-
-        Raises
-        ------
-        InputError
-            A file is damaged, or `device` is wrong here.
-        MissingExtraError
-            What it takes is not installed.
-        """
+        """Return the scorer on `device`, as `adcgan.load` does, from temporary files."""
         with tempfile.TemporaryDirectory(prefix="adcgan-") as scratch:
             folder = Path(scratch) / self.name if self.is_folder else Path(scratch)
             folder.mkdir(exist_ok=True)

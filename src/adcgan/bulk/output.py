@@ -1,4 +1,4 @@
-"""A folder of results: a manifest that says what they are results of, and one file a shard."""
+"""A folder of results: a manifest that says what they belong to, and one file for each shard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -26,7 +25,7 @@ from adcgan.files import replacing
 # The underscore keeps readers of the folder (PyArrow, pandas, Spark) from taking it for a table.
 MANIFEST = "_manifest.json"
 FORMAT = 1
-# Stores where an object appears only when all of it is there; others rename, as a disk does.
+# Stores where an object appears only once it is complete; on others it is renamed, as on a disk.
 _PUTS = {"s3", "gcs", "abfs"}
 _SHARD = re.compile(r"shard-(\d{6,})\.parquet")
 _LEFT = re.compile(r"\.shard-.*\.tmp")
@@ -35,14 +34,14 @@ _THREADS = 16
 
 
 def shard_name(shard: int) -> str:
-    """Return the name of a shard's file, a function of its number alone."""
+    """Return the name of a shard's file."""
     return f"shard-{shard:06d}.parquet"
 
 
 def schema(components: Sequence[str]) -> pa.Schema:
     """Return the columns of every shard.
 
-    All but the path are null where the image could not be read, and the error is where it could.
+    If an image could not be read, all but the path and the error are null; else the error is null.
     """
     figures = [(name, pa.float64()) for name in components]
     return pa.schema(
@@ -67,7 +66,7 @@ class Output:
     path : str
         The folder on it.
     shown : str
-        What a person would call it, without credentials.
+        The folder as a person would name it, without credentials.
     """
 
     filesystem: fs.FileSystem
@@ -80,33 +79,36 @@ class Output:
         filesystem, path, shown = open_location(location, "--out")
         return cls(filesystem, path.rstrip("/"), shown)
 
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on a disk, which every machine must see at the same path."""
-        return isinstance(self.filesystem, fs.LocalFileSystem)
-
     def check(self, manifest: Manifest) -> None:
-        """Refuse a folder in which this run can neither begin nor go on; nothing is written.
+        """Refuse a folder in which this run can neither start nor resume; nothing is written.
 
         Raises
         ------
         InputError
-            The folder holds results of something else, or other files, or cannot be read.
+            The folder holds results of another run, or other files, or cannot be read.
         """
-        found = self._read_manifest()
-        if found is None:
-            self._refuse_others()
+        found = self.read_manifest()
+        if found is not None:
+            for key, wanted in {"format": FORMAT, **asdict(manifest)}.items():
+                if found.get(key) != wanted:
+                    raise InputError(
+                        f"--out {self.shown!r} holds results of another run: its {key} is "
+                        f"{_brief(found.get(key))}, now it would be {_brief(wanted)}. To resume, "
+                        "give the same MODEL, DATA and options; or choose a new folder."
+                    )
             return
-        for key, wanted in {"format": FORMAT, **asdict(manifest)}.items():
-            if found.get(key) != wanted:
-                raise InputError(
-                    f"--out {self.shown!r} holds results of another run: its {key} is "
-                    f"{_brief(found.get(key))}, now it would be {_brief(wanted)}. Give the same "
-                    "MODEL, DATA and options to go on, or a new folder."
-                )
+        try:
+            taken = self._files()
+        except OSError as error:
+            raise InputError(f"--out must be a folder. {self.shown!r}: {said(error)}.") from None
+        if not all(is_left_out(info.base_name) for info in taken):
+            raise InputError(
+                f"--out must be a new or empty folder, or one of an earlier run. {self.shown!r} "
+                f"holds other files and no {MANIFEST}."
+            )
 
     def begin(self, manifest: Manifest) -> None:
-        """Make the folder with its manifest, or go on in one that has it.
+        """Create the folder with its manifest, or resume in it.
 
         Raises
         ------
@@ -120,16 +122,16 @@ class Output:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         try:
             self.filesystem.create_dir(self.path, recursive=True)
-            self.write(MANIFEST, text.encode("utf-8"))
+            self._write(MANIFEST, text.encode("utf-8"))
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"--out {self.shown!r}: {said(error)}.") from None
         except OSError as error:
             raise StorageError(f"--out {self.shown!r}: {said(error)}.") from None
 
     def finished(self, manifest: Manifest) -> dict[int, Summary]:
-        """Return the summaries of the shards whose files are whole, by number.
+        """Return the summaries of the finished shards, by number.
 
-        A file that cannot be read, or has another number of rows, is left out: it is written
+        A file that cannot be read, or has the wrong number of rows, is left out: it is written
         again.
         """
         numbers = [
@@ -140,9 +142,9 @@ class Output:
 
         def read(shard: int) -> Summary | None:
             try:
-                with self.filesystem.open_input_file(self._join(shard_name(shard))) as file:
+                with self._open(shard_name(shard)) as file:
                     footer = parquet.read_metadata(file)
-                whole = footer.num_rows == manifest.count(shard)
+                whole = footer.num_rows == len(manifest.span(shard))
                 return Summary(**json.loads(footer.metadata[_SUMMARY])) if whole else None
             except (OSError, ValueError, KeyError, TypeError):
                 return None
@@ -152,7 +154,7 @@ class Output:
             return {shard: summary for shard, summary in summaries if summary is not None}
 
     def some_scores(self, manifest: Manifest, most: int) -> NDArray[np.float64]:
-        """Return scores (n,) of finished shards that are spread evenly, about `most` of them.
+        """Return about `most` scores (n,), from evenly spread shards, all of which are finished.
 
         nan where an image could not be read.
 
@@ -164,16 +166,15 @@ class Output:
         every = -(-manifest.n_images // most)
 
         def read(shard: int) -> NDArray[np.float64]:
-            with self.filesystem.open_input_file(self._join(shard_name(shard))) as file:
+            with self._open(shard_name(shard)) as file:
                 column = parquet.read_table(file, columns=["score"]).column("score")
             return np.asarray(column.to_numpy(), dtype=np.float64)
 
         try:
             with ThreadPoolExecutor(_THREADS) as pool:
-                parts = list(pool.map(read, range(0, manifest.n_shards, every)))
+                return np.concatenate(list(pool.map(read, range(0, manifest.n_shards, every))))
         except OSError as error:
             raise InputError(f"--out {self.shown!r} cannot be read: {said(error)}.") from None
-        return np.concatenate(parts)
 
     def write_shard(
         self,
@@ -182,64 +183,36 @@ class Output:
         components: Sequence[str],
         summary: Summary,
     ) -> None:
-        """Write one shard, whole or not at all; one that is there already is replaced.
+        """Write one shard, whole or not at all, replacing any earlier one.
 
         Raises
         ------
         StorageError
-            It cannot be written: no space is left, or no right to.
+            It cannot be written: there is no space, or no permission.
         """
         about = {_SUMMARY: json.dumps(asdict(summary)).encode("utf-8")}
         table = pa.table(dict(columns), schema=schema(components).with_metadata(about))
         sink = pa.BufferOutputStream()
         parquet.write_table(table, sink, compression="zstd")
         try:
-            self.write(shard_name(shard), sink.getvalue().to_pybytes())
+            self._write(shard_name(shard), sink.getvalue().to_pybytes())
         except OSError as error:
             raise StorageError(
                 f"--out {self.shown!r}: {shard_name(shard)} cannot be written: {said(error)}."
             ) from None
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write one file, whole or not at all."""
-        if self.is_local:
-            with replacing(Path(self.path) / name) as temporary:
-                temporary.write_bytes(content)
-            return
-        final = self._join(name)
-        at_once = self.filesystem.type_name in _PUTS
-        path = final if at_once else self._join(f".{name}.{uuid4().hex}.tmp")
-        with self.filesystem.open_output_stream(path) as stream:
-            stream.write(content)
-        if not at_once:
-            self.filesystem.move(path, final)
-
     def tidy(self) -> None:
-        """Remove what killed workers left half-written; call it when no shard is left to do."""
+        """Remove what killed workers left half-written; for when every shard is finished."""
         for info in self._files():
             if _LEFT.fullmatch(info.base_name):
-                # Who else runs in this folder may tidy too.
+                # Another run in this folder may tidy too.
                 with suppress(FileNotFoundError):
                     self.filesystem.delete_file(info.path)
 
-    def holds_manifest(self) -> bool:
-        """Say whether the manifest is seen from this machine."""
-        return self._read_manifest() is not None
-
-    def _join(self, name: str) -> str:
-        """Return the path of a file in the folder."""
-        return f"{self.path}/{name}"
-
-    def _files(self) -> list[Any]:
-        """Return what is in the folder; nothing if it is not there."""
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        files: list[Any] = self.filesystem.get_file_info(selector)
-        return files
-
-    def _read_manifest(self) -> dict[str, Any] | None:
-        """Return the manifest, or None where there is none."""
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or None if this machine sees none."""
         try:
-            with self.filesystem.open_input_file(self._join(MANIFEST)) as file:
+            with self._open(MANIFEST) as file:
                 content: dict[str, Any] = json.loads(file.readall())
         except FileNotFoundError:
             return None
@@ -249,20 +222,32 @@ class Output:
             ) from None
         return content
 
-    def _refuse_others(self) -> None:
-        """Refuse a file, or a folder with something in it that is not ours."""
-        try:
-            taken = self._files()
-        except OSError as error:
-            raise InputError(f"--out must be a folder. {self.shown!r}: {said(error)}.") from None
-        if not all(is_left_out(info.base_name) for info in taken):
-            raise InputError(
-                f"--out must be a new or empty folder, or one of an earlier run. {self.shown!r} "
-                f"has other files in it and no {MANIFEST}."
-            )
+    def _open(self, name: str) -> Any:
+        """Open a file of the folder to read it."""
+        return self.filesystem.open_input_file(f"{self.path}/{name}")
+
+    def _files(self) -> list[Any]:
+        """Return what is in the folder; nothing if it does not exist."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        files: list[Any] = self.filesystem.get_file_info(selector)
+        return files
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write one file, whole or not at all."""
+        final = f"{self.path}/{name}"
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            with replacing(final) as temporary:
+                temporary.write_bytes(content)
+            return
+        at_once = self.filesystem.type_name in _PUTS
+        path = final if at_once else f"{self.path}/.{name}.{uuid4().hex}.tmp"
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        if not at_once:
+            self.filesystem.move(path, final)
 
 
 def _brief(value: Any) -> str:
-    """Show a value of the manifest; of a hash, its beginning."""
+    """Show a value of the manifest, or the first digits of a hash."""
     text = ", ".join(value) if isinstance(value, list) else str(value)
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text

@@ -1,4 +1,4 @@
-"""From a shard's positions to files: each image's name and its content or path, in order."""
+"""From positions in the listing to images: each one's name and its content or path, in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -14,32 +14,20 @@ from pyarrow import compute, fs, parquet
 
 from adcgan.bulk.listing import Listing, image_column, said
 
-# Files fetched at a time from an object store, where each waits for the network.
+# Files fetched at the same time from an object store, where each waits for the network.
 _FETCHES = 16
-# An image file above this is not fetched into memory; on a disk the decoder reads what it needs.
+# A larger image file is not fetched into memory; on a disk the decoder reads what it needs.
 _LARGEST = 256 << 20
-# Path, content and error of a row, as it is stored.
+# Path, content and error of a row in a Parquet file.
 _Stored: TypeAlias = "tuple[str | None, bytes | None, str]"
-# Rows of a Parquet file held at a time, and bytes read of it at a time.
+# Rows of a Parquet file held in memory, and bytes read, at a time.
 _ROWS = 64
 _BUFFER = 4 << 20
 
 
 @dataclass(frozen=True)
 class Found:
-    """An image as it was found.
-
-    Attributes
-    ----------
-    name : str
-        What its row is called.
-    content : bytes or None
-        The bytes of its file; None where `path` or `error` says instead.
-    path : bytes or None
-        Where it is on this machine.
-    error : str
-        Why there is nothing to decode, or "".
-    """
+    """An image to decode: its file's content, or its path on this machine, or an error."""
 
     name: str
     content: bytes | None = None
@@ -47,25 +35,30 @@ class Found:
     error: str = ""
 
 
-def images_at(listing: Listing, start: int, stop: int) -> Iterator[Found]:
-    """Yield the images at positions `start` to `stop` - 1, each once, whatever is wrong with it."""
+def images_at(listing: Listing, span: range) -> Iterator[Found]:
+    """Yield the images at the positions in `span`, each once, whatever is wrong with it."""
+    entries = listing.entries
     if listing.tables:
-        yield from _from_tables(listing, start, stop)
+        end = 0
+        for entry in entries.to_pylist():
+            start, end = end, end + entry["rows"]
+            if rows := range(max(start, span.start) - start, min(end, span.stop) - start):
+                yield from _rows(listing.filesystem, entry, rows)
         return
-    entries = listing.entries.slice(start, stop - start).to_pylist()
+    entries = entries.slice(span.start, len(span)).to_pylist()
     if listing.is_local:
         for entry in entries:
             yield Found(entry["name"], path=entry["path"], error=entry["error"])
-        return
-    yield from _fetched(listing.filesystem, entries)
+    else:
+        yield from _fetched(listing.filesystem, entries)
 
 
 def _fetched(filesystem: fs.FileSystem, entries: list[dict[str, Any]]) -> Iterator[Found]:
-    """Yield the files of an object store, fetched by threads a few ahead."""
+    """Yield the files of an object store; threads fetch a few ahead."""
 
     def fetch(entry: dict[str, Any]) -> Found:
         if entry["size"] > _LARGEST:
-            return Found(entry["name"], error=f"the file has more than {_LARGEST >> 20} MiB")
+            return Found(entry["name"], error=f"the file is larger than {_LARGEST >> 20} MiB")
         try:
             with filesystem.open_input_file(str(entry["path"], "utf-8")) as file:
                 return Found(entry["name"], content=file.readall())
@@ -85,19 +78,8 @@ def _fetched(filesystem: fs.FileSystem, entries: list[dict[str, Any]]) -> Iterat
         pool.shutdown(cancel_futures=True)
 
 
-def _from_tables(listing: Listing, start: int, stop: int) -> Iterator[Found]:
-    """Yield rows of Parquet files, by their position among the rows of all of them."""
-    entries = listing.entries
-    ends = list(accumulate(entries.column("rows").to_pylist()))
-    for entry, end in zip(entries.to_pylist(), ends, strict=True):
-        first = end - entry["rows"]
-        if end > start and first < stop:
-            span = range(max(start, first) - first, min(stop, end) - first)
-            yield from _rows(listing.filesystem, entry, span)
-
-
 def _rows(filesystem: fs.FileSystem, entry: dict[str, Any], span: range) -> Iterator[Found]:
-    """Yield the rows at `span` of one Parquet file, those it has lost with the reason."""
+    """Yield the rows of one Parquet file at `span`; those that are lost with the reason."""
     called, done = entry["name"], span.start
     lost = "it has fewer rows than when it was listed"
     try:
@@ -114,7 +96,7 @@ def _rows(filesystem: fs.FileSystem, entry: dict[str, Any], span: range) -> Iter
 
 
 def _groups(metadata: Any, span: range) -> Iterator[tuple[int, range]]:
-    """Yield the row groups that hold `span`, each with its part of it, counted in the group."""
+    """Yield the row groups that hold `span`, each with its rows, counted within the group."""
     first = 0
     for group in range(metadata.num_row_groups):
         n = metadata.row_group(group).num_rows
@@ -125,20 +107,20 @@ def _groups(metadata: Any, span: range) -> Iterator[tuple[int, range]]:
 
 
 def _read(opened: Any, group: int, rows: range) -> Iterator[_Stored]:
-    """Yield the path, the content and what is wrong of the `rows` of one group."""
+    """Yield the `rows` of one group; those that are lost with the reason."""
     done = rows.start
     try:
         for stored in islice(_stored(opened, group, rows.start), len(rows)):
             yield stored
             done += 1
     except (OSError, ValueError) as error:
-        # The groups after this one may be whole.
+        # Later groups may be intact.
         lost = f"the Parquet file: {said(error)}"
         yield from ((None, None, lost) for _ in range(done, rows.stop))
 
 
 def _stored(opened: Any, group: int, start: int) -> Iterator[_Stored]:
-    """Yield the rows of one group from `start` on, a few in memory."""
+    """Yield the rows of one group from `start` on, with few in memory."""
     schema = opened.schema_arrow
     column = image_column(schema)
     if column is None:
@@ -161,6 +143,6 @@ def _stored(opened: Any, group: int, start: int) -> Iterator[_Stored]:
 
 
 def _texts(column: Any) -> list[str | None]:
-    """Return a column of text; what is not text in it is written as escapes."""
+    """Return a column of text; bytes that are not UTF-8 become escapes."""
     values = column.cast(pa.large_binary()).to_pylist() if len(column) else []
     return [None if value is None else str(value, "utf-8", "backslashreplace") for value in values]

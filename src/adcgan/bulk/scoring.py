@@ -1,4 +1,4 @@
-"""Scoring a great many images on a Ray cluster, in shards."""
+"""Scoring on a Ray cluster, in shards."""
 
 from __future__ import annotations
 
@@ -20,42 +20,41 @@ from adcgan.bulk.worker import Attempts, Task
 from adcgan.cluster import connected, import_ray
 from adcgan.errors import InputError
 from adcgan.progress import Progress, terminal_progress
-from adcgan.scoring import Drift, Verdict
+from adcgan.scoring import Drift
 
-# A multiple of the images that a model takes at once, so that these are the same as in one piece.
+# A multiple of the images that a model takes at once, so that batches are the same as in one piece.
 SHARD_SIZE = 2048
-# Each worker decodes on a core of its own, and decoding takes longer than scoring on a GPU.
+# Each worker decodes on its own core, and decoding takes longer than scoring on a GPU.
 _GPU_SHARE = 0.25
-# No held-out sample is so large that more images would tell more.
+# Scores that drift is judged by. No held-out sample is so large that more would tell more.
 _WATCHED = 100_000
 _DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The result of a run.
 
     Attributes
     ----------
     out : str
         Where the results are, without credentials.
     n_images, n_shards : int
-        All of them, those of earlier runs included.
+        Totals, including earlier runs.
     n_images_before : int
         Images in shards that were finished before this run.
     n_repeated : int
-        How often a shard was begun again, as its worker was lost.
+        How often a shard was started again because its worker was lost.
     seconds : float
-        Of this run, from the connection to the cluster to its last shard.
+        Time of this run, from the connection to the cluster to its last shard.
     threshold : float
-        By which images were called anomalous.
+        Images are anomalous when their score is above it.
     fpr : float or None
         The false-positive budget in force; None when `contamination` set the threshold.
     summary : Summary
-        The counts, and the images with the highest scores.
     drift : Drift
-        How the scores differ from those of held-out normal images; of 100,000 images or so that
-        are spread evenly, where there are more.
+        How the scores differ from those of held-out normal images, judged by about 100,000
+        scores in evenly spread shards if there are more.
     """
 
     out: str
@@ -71,7 +70,7 @@ class Outcome:
 
     @property
     def images_per_second(self) -> float | None:
-        """Speed of this run, the cluster's start included; None where nothing was left to do."""
+        """Speed of this run, including the cluster's start; None if nothing was left to do."""
         new = self.n_images - self.n_images_before
         return new / self.seconds if new else None
 
@@ -91,34 +90,33 @@ def score_in_bulk(
 ) -> Outcome:
     """Score images on a Ray cluster, into one Parquet file for each shard.
 
-    Each shard is written when it is done. Killed at any moment and called again, a run skips what
-    is finished. Scores are those of `Scorer.assess` on the same images. A worker that is lost is
-    replaced and its shard done again; an image that cannot be read is a row with its error.
+    Each shard is written when it is finished. If the run is killed, the same call resumes it and
+    skips finished shards. Scores are those of `Scorer.assess` on the same images. A worker that is
+    lost is replaced and its shard repeated; an image that cannot be read gets a row with its error.
 
     Parameters
     ----------
     model : path
         A model folder or .onnx file on this machine. Its files are sent to the workers.
     data : str
-        What to score; see `adcgan.bulk.listing.list_images`. Images on a disk must be on one that
-        every machine sees at the same path.
+        What to score; see `adcgan.bulk.listing.list_images`. A path must be on a disk that every
+        machine sees at the same path.
     out : str
-        The folder for the results, as a path (on such a disk too) or a URI.
+        The folder for the results: a path, on such a disk too, or a URI.
     ray : str, default="auto"
         The cluster; see `adcgan.cluster.connected`.
     fpr : float, optional
         Decide by this false-positive budget instead of the model's own threshold.
     shard_size : int, default=2048
-        Images in a shard: at least 1.
+        Images in a shard, at least 1.
     workers : int, optional
-        Most worker processes at a time; None for as many as the cluster has room for, one a core.
+        Most worker processes at a time; None for one on each core of the cluster.
     gpus : float, optional
-        The share of a GPU for each worker; 0 for none. None: a quarter where the cluster has GPUs
+        The share of a GPU for each worker; 0 for none. None: a quarter if the cluster has GPUs
         and `device` and the model can use them.
     device : {"auto", "cpu", "cuda"}
-        Where to compute.
     progress : Progress, optional
-        Where progress is reported, in images; a bar when standard error is a terminal.
+        Where progress is reported, in images; by default a bar if standard error is a terminal.
 
     Returns
     -------
@@ -127,60 +125,23 @@ def score_in_bulk(
     Raises
     ------
     InputError
-        An argument is wrong, `out` holds the results of something else, or a machine of the
-        cluster does not see a disk.
+        An argument is wrong, `out` holds the results of another run, or a machine of the cluster
+        does not see a disk.
     MissingExtraError
         Ray is not installed.
     StorageError
-        `out` cannot be written; what is finished is kept.
+        `out` cannot be written; finished shards are kept.
     LostWorkersError
-        A shard lost its worker again and again; what is finished is kept.
+        A shard lost its worker again and again; finished shards are kept.
     """
     import_ray()
     _check(shard_size, workers, gpus, device)
     progress = progress or terminal_progress()
-    task, verdict = _planned(model, data, out, fpr, shard_size, device, progress)
-    manifest = task.manifest
-    task.output.check(manifest)
-    done = task.output.finished(manifest)
-    before = sum(manifest.count(shard) for shard in done)
-    started, repeated = time.monotonic(), 0
-    if len(done) < manifest.n_shards:
-        with ExitStack() as stack:
-            with _shown(progress, "Connecting to Ray"):
-                cluster = stack.enter_context(connected(ray))
-            task.output.begin(manifest)
-            repeated = _run(cluster, task, done, workers, gpus, progress)
-        task.output.tidy()
-    return Outcome(
-        out=task.output.shown,
-        n_images=manifest.n_images,
-        n_shards=manifest.n_shards,
-        n_images_before=before,
-        n_repeated=repeated,
-        seconds=time.monotonic() - started,
-        threshold=verdict.threshold,
-        fpr=verdict.fpr,
-        summary=Summary.of(summary for _, summary in sorted(done.items())),
-        drift=verdict.drift(task.output.some_scores(manifest, _WATCHED)),
-    )
-
-
-def _planned(
-    model: str | Path,
-    data: str,
-    out: str,
-    fpr: float | None,
-    shard_size: int,
-    device: str,
-    progress: Progress,
-) -> tuple[Task, Verdict]:
-    """Read the model, list the images, and say what is to be done, and by which verdict."""
     shipped = Model.at(model)
     scorer = shipped.load("cpu")
     verdict = scorer.verdict(fpr)
     if verdict.warning:
-        warnings.warn(verdict.warning, stacklevel=3)
+        warnings.warn(verdict.warning, stacklevel=2)
     with _shown(progress, "Listing images"):
         listing, output = list_images(data), Output.at(out)
     _refuse_inside(output, listing)
@@ -192,21 +153,46 @@ def _planned(
         shard_size=shard_size,
         components=scorer.component_names(),
     )
-    return Task(listing, output, manifest, shipped, device), verdict
+    output.check(manifest)
+    done = output.finished(manifest)
+    before = sum(len(manifest.span(shard)) for shard in done)
+    started, repeated = time.monotonic(), 0
+    if len(done) < manifest.n_shards:
+        with ExitStack() as stack:
+            with _shown(progress, "Connecting to Ray"):
+                cluster = stack.enter_context(connected(ray))
+            output.begin(manifest)
+            task = Task(listing, output, manifest, shipped, device)
+            repeated = _run(cluster, task, done, workers, gpus, progress)
+        output.tidy()
+    return Outcome(
+        out=output.shown,
+        n_images=manifest.n_images,
+        n_shards=manifest.n_shards,
+        n_images_before=before,
+        n_repeated=repeated,
+        seconds=time.monotonic() - started,
+        threshold=verdict.threshold,
+        fpr=verdict.fpr,
+        summary=Summary.of(summary for _, summary in sorted(done.items())),
+        drift=verdict.drift(output.some_scores(manifest, _WATCHED)),
+    )
 
 
 def _check(shard_size: int, workers: int | None, gpus: float | None, device: str) -> None:
-    """Refuse arguments that are out of their range."""
+    """Refuse arguments that are out of range."""
     if shard_size < 1:
-        raise InputError(f"The 'shard_size' parameter must be at least 1. Got {shard_size}.")
+        raise InputError(
+            f"The 'shard_size' parameter must be at least 1. Got {shard_size} instead."
+        )
     if workers is not None and workers < 1:
-        raise InputError(f"The 'workers' parameter must be at least 1. Got {workers}.")
+        raise InputError(f"The 'workers' parameter must be at least 1. Got {workers} instead.")
     if gpus is not None and not gpus >= 0:
-        raise InputError(f"The 'gpus' parameter must be at least 0. Got {gpus}.")
+        raise InputError(f"The 'gpus' parameter must be at least 0. Got {gpus} instead.")
     if device not in _DEVICES:
         raise InputError(
             f"The 'device' parameter must be one of {', '.join(_DEVICES)} on a cluster, which "
-            f"says which GPU is whose. Got {device!r} instead."
+            f"assigns its GPUs itself. Got {device!r} instead."
         )
     if device == "cpu" and gpus:
         raise InputError(f"The 'gpus' parameter is {gpus:g}, but the 'device' is 'cpu'.")
@@ -224,13 +210,13 @@ def _refuse_inside(output: Output, listing: Listing) -> None:
 
 
 def _gpu_share(cluster: Any, gpus: float | None, task: Task) -> float:
-    """Return the share of a GPU that each worker takes."""
+    """Return the share of a GPU for each worker."""
     has_gpu = cluster.cluster_resources().get("GPU", 0) > 0
     if not has_gpu and (gpus or task.device == "cuda"):
         wanted = f"'gpus' parameter is {gpus:g}" if gpus else "'device' parameter is 'cuda'"
         raise InputError(f"The {wanted}, but the cluster has no GPU.")
     if gpus is None:
-        # An .onnx file computes on a GPU where it is told to alone.
+        # An .onnx file computes on a GPU only if told to.
         use_gpu = task.device == "cuda" or (task.device == "auto" and task.model.is_folder)
         return _GPU_SHARE if has_gpu and use_gpu else 0.0
     return gpus
@@ -244,18 +230,18 @@ def _run(
     gpus: float | None,
     progress: Progress,
 ) -> int:
-    """Score what is not in `done`, add it there as it comes, and return the shards begun again."""
+    """Score the shards that are not in `done`, add them, and return how many were repeated."""
     share = _gpu_share(cluster, gpus, task)
     task = replace(task, device=task.device if share else "cpu")
     attempts = cluster.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     waiting = [shard for shard in range(task.manifest.n_shards) if shard not in done]
     unreadable = sum(summary.n_unreadable for summary in done.values())
-    progress.start("Scoring", sum(map(task.manifest.count, waiting)))
+    progress.start("Scoring", sum(len(task.manifest.span(shard)) for shard in waiting))
     try:
         for shard, summary in score_shards(cluster.put(task), attempts, waiting, workers, share):
             done[shard] = summary
             unreadable += summary.n_unreadable
-            progress.advance(task.manifest.count(shard), unreadable=unreadable)
+            progress.advance(len(task.manifest.span(shard)), unreadable=unreadable)
     finally:
         progress.finish()
     assert len(done) == task.manifest.n_shards

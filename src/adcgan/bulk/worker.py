@@ -17,7 +17,7 @@ from adcgan.bulk.listing import Listing
 from adcgan.bulk.manifest import Manifest, Summary, highest
 from adcgan.bulk.model import Model
 from adcgan.bulk.output import Output
-from adcgan.bulk.reading import Found, images_at
+from adcgan.bulk.reading import images_at
 from adcgan.data import ImageSet
 from adcgan.data.ragged import gathered
 from adcgan.errors import InputError, MissingExtraError, StorageError
@@ -25,31 +25,25 @@ from adcgan.errors import InputError, MissingExtraError, StorageError
 if TYPE_CHECKING:
     from adcgan.scoring import Scorer
 
-# How often a shard is started again whose worker was lost.
+# How often a shard is started again after its worker was lost.
 RETRIES = 5
-# Images held decoded before they are scored: a multiple of the most that a model takes at once.
+# Decoded images held before they are scored: a multiple of the most that a model takes at once.
 _TOGETHER = 512
-# What a new attempt will not mend, by name.
-_TOLD = {kind.__name__: kind for kind in (InputError, MissingExtraError, StorageError)}
 
 
 class LostWorkersError(RuntimeError):
-    """The workers of one shard were lost again and again; what is finished is kept."""
+    """The workers of one shard were lost again and again; finished shards are kept."""
+
+
+# Errors that another attempt cannot fix, by name.
+REPORTED = {
+    kind.__name__: kind for kind in (InputError, MissingExtraError, StorageError, LostWorkersError)
+}
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that a worker needs to know, the same for each.
-
-    Attributes
-    ----------
-    listing : Listing
-    output : Output
-    manifest : Manifest
-    model : Model
-    device : str
-        Where to compute.
-    """
+    """Everything a worker needs to know, the same for each; `device` is where it computes."""
 
     listing: Listing
     output: Output
@@ -58,60 +52,28 @@ class Task:
     device: str
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a worker says of a shard.
-
-    Attributes
-    ----------
-    shard : int
-    summary : Summary or None
-        None where something is wrong that a new attempt will not mend.
-    kind, message : str
-        The name of that error's class, and what it says.
-    """
-
-    shard: int
-    summary: Summary | None
-    kind: str = ""
-    message: str = ""
-
-    @classmethod
-    def from_json(cls, text: str) -> Report:
-        """Return the report that a worker sent."""
-        fields = json.loads(text)
-        summary = None if fields["summary"] is None else Summary(**fields["summary"])
-        return cls(**{**fields, "summary": summary})
-
-    def result(self) -> Summary:
-        """Return the summary, or raise the error."""
-        if self.summary is None:
-            raise _TOLD.get(self.kind, LostWorkersError)(self.message)
-        return self.summary
-
-
 class Attempts:
-    """Counts how often each shard was begun, in an actor that outlives the workers.
+    """Counts how often each shard was started, in an actor that outlives the workers.
 
-    Ray starts a lost worker's shard again without end: a machine may be lost any number of times.
-    A shard that takes its worker down each time must not go round for ever.
+    Ray restarts a lost worker's shard without end, since a machine may be lost any number of
+    times. But a shard that crashes its worker each time must not go round for ever.
     """
 
     def __init__(self) -> None:
         self._begun: Counter[int] = Counter()
 
     def begin(self, shard: int) -> int:
-        """Return how often a shard was begun, this time included."""
+        """Return how often a shard was started, this time included."""
         self._begun[shard] += 1
         return self._begun[shard]
 
     def repeated(self) -> int:
-        """Return how often shards were begun that had been begun before."""
+        """Return how often any shard was started again."""
         return self._begun.total() - len(self._begun)
 
 
 class ShardScorer:
-    """Ray Data makes one of these in each worker process and calls it with shards' numbers.
+    """Ray Data makes one in each worker process and calls it with shards' numbers.
 
     Parameters
     ----------
@@ -126,32 +88,32 @@ class ShardScorer:
         self._ready: tuple[Task, Scorer, Decoder] | None = None
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Score the one shard in `batch`, write its file, and return a `Report` as JSON.
+        """Score the one shard in `batch`, write its file, and return a report as JSON.
 
-        What the user has to be told is returned too: raised, it would reach them in Ray's
-        wrapping.
+        Errors that the user must read are in the report: Ray would wrap what is raised.
         """
         (shard,) = batch["shard"].tolist()
+        report: dict[str, Any] = {"shard": shard}
         try:
-            report = Report(shard, self._score(shard))
-        except (*_TOLD.values(), LostWorkersError) as error:
-            report = Report(shard, None, type(error).__name__, str(error))
-        return {"report": np.array([json.dumps(asdict(report))])}
+            report["summary"] = asdict(self._score(shard))
+        except tuple(REPORTED.values()) as error:
+            report |= {"error": type(error).__name__, "message": str(error)}
+        return {"report": np.array([json.dumps(report)])}
 
     def _score(self, shard: int) -> Summary:
-        """Score one shard, unless it has taken too many workers down."""
+        """Score one shard, unless it has crashed too many workers."""
         import ray
 
         if ray.get(self._attempts.begin.remote(shard)) > RETRIES + 1:
             raise LostWorkersError(
-                f"The workers of shard {shard} were lost {RETRIES + 1} times; is memory short?"
+                f"The workers of shard {shard} were lost {RETRIES + 1} times; is there enough memory?"
             )
-        # Not in the constructor: an error there would be met by a new process, and again.
+        # Not in the constructor: Ray would answer an error there with a new process, and again.
         self._ready = self._ready or self._prepare()
         return score_shard(*self._ready, shard)
 
     def _prepare(self) -> tuple[Task, Scorer, Decoder]:
-        """Load the model, and see that this machine sees what is on disks."""
+        """Check that this machine sees the disks, and load the model."""
         import ray
 
         task: Task = ray.get(self._reference)
@@ -166,104 +128,71 @@ def check_visible(task: Task) -> None:
     here = f"is not on the machine {os.uname().nodename}"
     if task.listing.is_local and not os.path.lexists(task.listing.root):
         raise InputError(f"DATA {task.listing.root!r} {here}: {wanted}, or on an object store.")
-    if not task.output.holds_manifest():
+    if task.output.read_manifest() is None:
         raise InputError(f"--out {task.output.path!r} {here}: {wanted}, or on an object store.")
 
 
 def score_shard(task: Task, scorer: Scorer, decoder: Decoder, shard: int) -> Summary:
-    """Score the images of one shard, write its file and return what became of them.
+    """Score the images of one shard, write its file and return the summary.
 
     Images are read, decoded and scored a few hundred at a time.
     """
-    start, stop = task.manifest.span(shard)
-    rows = _Rows(stop - start, task.manifest)
-    for place, found in enumerate(images_at(task.listing, start, stop)):
-        rows.add(place, found.name, found.error or _decoded(decoder, found))
-        if rows.n_waiting == _TOGETHER:
-            rows.score(scorer)
-    rows.score(scorer)
-    summary = rows.summary()
-    task.output.write_shard(shard, rows.columns(), task.manifest.components, summary)
+    span, components = task.manifest.span(shard), task.manifest.components
+    names: list[str] = []
+    errors: list[str | None] = []
+    figures = {name: np.full(len(span), np.nan) for name in ("score", "p_value", *components)}
+    waiting: dict[int, NDArray[np.uint8]] = {}
+    for found in images_at(task.listing, span):
+        decoded = found.error or decoder.decode(
+            found.path or found.content or b"", is_path=found.path is not None
+        )
+        if not isinstance(decoded, str):
+            waiting[len(names)] = decoded
+        names.append(found.name)
+        errors.append(decoded if isinstance(decoded, str) else None)
+        if len(waiting) == _TOGETHER:
+            _score(waiting, scorer, figures)
+    _score(waiting, scorer, figures)
+    verdict = replace(scorer.verdict(), threshold=task.manifest.threshold)
+    anomalous = verdict.anomalous(figures["score"])
+    unreadable = np.array([error is not None for error in errors])
+    columns = {
+        name: pa.array(values, mask=unreadable)
+        for name, values in {**figures, "anomalous": anomalous.astype(np.int8)}.items()
+    }
+    summary = Summary(
+        n_anomalous=int((anomalous == 1).sum()),
+        n_unreadable=int(unreadable.sum()),
+        highest=highest(
+            {
+                "path": names[i],
+                "score": float(figures["score"][i]),
+                "p_value": float(figures["p_value"][i]),
+                "anomalous": int(anomalous[i]),
+            }
+            for i in np.flatnonzero(~unreadable)
+        ),
+    )
+    columns |= {"path": pa.array(names, pa.string()), "error": pa.array(errors, pa.string())}
+    task.output.write_shard(shard, columns, components, summary)
     return summary
 
 
-def _decoded(decoder: Decoder, found: Found) -> NDArray[np.uint8] | str:
-    """Return the pixels of an image, or why it has none."""
-    if found.content is not None:
-        return decoder.decode(found.content, is_path=False)
-    assert found.path is not None
-    return decoder.decode(found.path, is_path=True)
-
-
-class _Rows:
-    """The rows of one shard, filled as its images are read and scored."""
-
-    def __init__(self, n: int, manifest: Manifest) -> None:
-        self._names, self._errors = [""] * n, [""] * n
-        self._threshold = manifest.threshold
-        self._anomalous = np.full(n, -1)
-        self._figures = {
-            name: np.full(n, np.nan) for name in ("score", "p_value", *manifest.components)
-        }
-        self._waiting: list[tuple[int, NDArray[np.uint8]]] = []
-
-    @property
-    def n_waiting(self) -> int:
-        """Images decoded and not scored yet."""
-        return len(self._waiting)
-
-    def add(self, place: int, name: str, decoded: NDArray[np.uint8] | str) -> None:
-        """Take an image, or why it could not be decoded, in the row `place`."""
-        self._names[place] = name
-        if isinstance(decoded, str):
-            self._errors[place] = decoded
-        else:
-            self._waiting.append((place, decoded))
-
-    def score(self, scorer: Scorer) -> None:
-        """Score the images that wait."""
-        if not self._waiting:
-            return
-        places = [place for place, _ in self._waiting]
-        images = ImageSet(
-            images=gathered(pixels[None] for _, pixels in self._waiting),
-            names=[self._names[place] for place in places],
-            positions=np.arange(len(places)),
-            resized=True,
-        )
-        self._waiting = []
-        found = scorer.assess(images)
-        verdict = replace(found.verdict, threshold=self._threshold)
-        self._anomalous[places] = verdict.anomalous(found.scores)
-        figures = {"score": found.scores, "p_value": found.p_values, **found.components}
-        for name, values in figures.items():
-            self._figures[name][places] = values
-
-    def columns(self) -> dict[str, Any]:
-        """Return the columns as arrays of PyArrow, null where there is nothing to say."""
-        unreadable = np.array([bool(error) for error in self._errors])
-        anomalous = self._anomalous.astype(np.int8)
-        figures = {
-            name: pa.array(values, mask=unreadable)
-            for name, values in {"anomalous": anomalous, **self._figures}.items()
-        }
-        errors = pa.array([error or None for error in self._errors], pa.string())
-        return {"path": pa.array(self._names, pa.string()), **figures, "error": errors}
-
-    def summary(self) -> Summary:
-        """Return the counts and the images with the highest scores."""
-        scores = self._figures["score"]
-        readable = (i for i, error in enumerate(self._errors) if not error)
-        return Summary(
-            n_anomalous=int((self._anomalous == 1).sum()),
-            n_unreadable=sum(map(bool, self._errors)),
-            highest=highest(
-                {
-                    "path": self._names[i],
-                    "score": float(scores[i]),
-                    "p_value": float(self._figures["p_value"][i]),
-                    "anomalous": int(self._anomalous[i]),
-                }
-                for i in readable
-            ),
-        )
+def _score(
+    waiting: dict[int, NDArray[np.uint8]], scorer: Scorer, figures: dict[str, NDArray[np.float64]]
+) -> None:
+    """Score the images that wait, by row, and write their figures into these rows."""
+    if not waiting:
+        return
+    images = ImageSet(
+        images=gathered(pixels[None] for pixels in waiting.values()),
+        names=[""] * len(waiting),
+        positions=np.arange(len(waiting)),
+        resized=True,
+    )
+    rows = list(waiting)
+    waiting.clear()
+    found = scorer.assess(images)
+    new = {"score": found.scores, "p_value": found.p_values, **found.components}
+    for name, values in new.items():
+        figures[name][rows] = values
