@@ -141,10 +141,9 @@ def main() -> None:
 
 def _decoded(kind: bytes, source: bytes, target: Target) -> NDArray[np.uint8]:
     """Return the pixels of a file, given by its path or its content."""
-    path = os.fsdecode(source)
-    if not (os.path.getsize(path) if kind == _PATH else len(source)):
+    if not (os.path.getsize(source) if kind == _PATH else source):
         raise ValueError("the file is empty")
-    return decode_file(path if kind == _PATH else BytesIO(source), target)
+    return decode_file(os.fsdecode(source) if kind == _PATH else BytesIO(source), target)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class ShardScorer:
 
         if ray.get(self._attempts.begin.remote(shard)) > RETRIES + 1:
             raise LostWorkersError(
-                f"The workers of shard {shard} were lost {RETRIES + 1} times; is there enough memory?"
+                f"The workers of shard {shard} were lost {RETRIES + 1} times; is memory short?"
             )
         # Not in the constructor: Ray would answer an error there with a new process, and again.
         self._ready = self._ready or self._prepare()

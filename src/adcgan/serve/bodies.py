@@ -79,7 +79,7 @@ async def _pieces(
     announced = request.headers.get("content-length", "0")
     if not (announced.isascii() and announced.isdigit()):
         raise RefusalError(400, "The Content-Length must be a number")
-    # Python refuses to convert thousands of digits.
+    # Twenty digits tell: Python refuses to convert thousands.
     if int(announced[:20]) > limit:
         raise too_large
     total = 0
@@ -116,7 +116,7 @@ async def _read_form(
 
 
 class _Form(MultiPartParser):
-    """Starlette's parser, but all in memory, with a limit on parts, and to the last boundary."""
+    """Starlette's parser, which keeps all in memory, counts parts and needs the last boundary."""
 
     def __init__(
         self, boundary: bytes, pieces: AsyncGenerator[bytes, None], limits: Limits

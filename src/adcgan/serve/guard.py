@@ -1,4 +1,4 @@
-"""What surrounds every request: the key, the counters, the security headers, the last word."""
+"""What surrounds every request: the key, the counters, the security headers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-# After a refusal, what the client still sends is read and dropped for so long: a client that sends
-# everything before it reads can then read why it was refused.
+# How long the rest of a refused body is read and dropped, so that a client that sends everything
+# before it reads can read why.
 _LINGER_SECONDS = 1.0
 
 _log = logging.getLogger("adcgan.serve")
@@ -40,9 +40,9 @@ _access = logging.getLogger("adcgan.serve.access")
 class Guard:
     """Wraps the application.
 
-    It checks the key before it reads a byte of the body, counts and times requests, adds the
-    security headers, logs uncaught exceptions, and gives clients that are refused while they
-    still send a chance to read why.
+    It checks the key before a byte of the body is read, counts and times requests, adds the
+    security headers, logs uncaught exceptions, and lets clients that are refused while they still
+    send read why.
 
     Parameters
     ----------
