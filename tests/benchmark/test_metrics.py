@@ -127,7 +127,7 @@ def test_curves_run_from_corner_to_corner_and_enclose_the_auroc():
         ([0, 0], [1, 2], "only 0"),
         ([1, 1], [1, 2], "only 1"),
         ([], [], "none"),
-        ([0, 2], [1, 2], "0 .normal. and 1 .anomalous. only"),
+        ([0, 2], [1, 2], "only 0 .normal. and 1 .anomalous."),
         ([0, 1], [np.nan, 2], "finite"),
         ([0, 1], [np.inf, 2], "finite"),
         ([0, 1, 1], [1, 2], "equally long"),

@@ -223,7 +223,7 @@ def test_killed_processes_cost_attempts_at_their_cell_and_nothing_else(tmp_path)
     kill_workers()
     cell, row, running = next(rows)
     assert (cell, running) == (ENDLESS, 0)
-    assert row["error"] == "its process was killed 2 times; is memory short?"
+    assert row["error"] == "its process was killed 2 times, possibly for lack of memory"
     assert row["auroc"] is None
     assert next(rows, None) is None
 
