@@ -94,7 +94,7 @@ def test_resuming_with_other_settings_or_images_is_refused(tmp_path: Path) -> No
     ADCGAN(**quick).fit(zeros(), run_dir=tmp_path)
     with pytest.raises(InputError, match=r"different settings: parameters.*lr"):
         ADCGAN(**quick, lr=1e-3).fit(zeros(), run_dir=tmp_path, resume=True)
-    with pytest.raises(InputError, match=r"other settings: data"):
+    with pytest.raises(InputError, match=r"different settings: data"):
         ADCGAN(**quick).fit(zeros().select(np.arange(50)), run_dir=tmp_path, resume=True)
 
 
