@@ -139,8 +139,12 @@ def main() -> None:
 
 
 def _command() -> str:
-    """Return the command line with only the last parts of each path."""
-    words = (str(Path(*Path(word).parts[-3:])) if "/" in word else word for word in sys.argv)
+    """Return the command line with only the last parts of the paths to photographs, or the last."""
+    words = list(sys.argv)
+    for i, word in enumerate(words):
+        if i and "/" in word:
+            kept = 1 if words[i - 1] == "--out" else 3
+            words[i] = str(Path(*Path(word).parts[-kept:]))
     return shlex.join(["python", *words])
 
 
