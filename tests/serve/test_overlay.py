@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import matplotlib as mpl
 import numpy as np
+import pytest
 
 from adcgan.report import pictures
 from adcgan.serve.overlay import COLOURS, grey_map, overlay, top_of
@@ -31,3 +32,10 @@ def test_a_grey_map_is_linear_up_to_its_top():
 
 def test_the_top_of_a_map_without_any_anomaly_is_above_zero():
     assert top_of(np.zeros((8, 8), np.float32)) > 0
+
+
+@pytest.mark.parametrize(("top", "levels"), [(1e-320, [0, 255, 255]), (1e300, [0, 0, 0])])
+def test_a_top_beyond_the_range_of_the_map_gives_the_colours_at_either_end(top, levels):
+    heat = np.array([[0, 1e-30, 3]], dtype=np.float32)
+    assert grey_map(heat, top).tolist() == [levels]
+    assert overlay(np.zeros((1, 1, 3), np.uint8), heat, top).shape == (1, 3, 3)

@@ -41,7 +41,7 @@ def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32], top: float) ->
     -------
     ndarray of uint8, shape (H, W, 3)
     """
-    level = np.clip(heat / top, 0, 1)
+    level = _level(heat, top)
     places = np.linspace(0, 1, len(COLOURS))
     colour = np.stack([np.interp(level, places, _RGB[:, i]) for i in range(3)], axis=-1)
     opacity = OPACITY * level[..., None]
@@ -51,7 +51,13 @@ def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32], top: float) ->
 
 def grey_map(heat: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
     """Return a map (H, W) as grey levels: 0 for 0, 255 for `top` and above."""
-    return _levels(np.clip(heat / top, 0, 1))
+    return _levels(_level(heat, top))
+
+
+def _level(heat: NDArray[np.float32], top: float) -> NDArray[np.float64]:
+    """Return a map on a scale from 0 to 1, which is `top` and above, however small or large."""
+    # In float64, as tops below or above the range of float32 would become 0 or infinite.
+    return np.minimum(heat.astype(np.float64), top) / top
 
 
 def _levels(values: NDArray[np.floating]) -> NDArray[np.uint8]:
