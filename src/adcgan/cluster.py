@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, for whatever computes on one."""
+"""Connections to Ray clusters."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _ALLOWED = (
 )
 _SECONDS_TO_ANSWER = 10.0
 _STDERR = 2
-# Ray's own account of what it does is for those who run the cluster: its log files have it. What
-# it prints of lost workers goes to standard output, where the result belongs.
+# Ray's log files have its messages. It prints lost workers to standard output, where the result
+# belongs.
 _QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 _RAY_ADDRESS = "RAY_ADDRESS"
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Connect to a Ray cluster, or start a local one, for the time of the block.
+    """Connect to a Ray cluster, or start a local one, for the duration of the block.
 
     Parameters
     ----------
     address : str
         HOST:PORT of a running cluster; "auto", for the cluster that $RAY_ADDRESS names or that
         runs on this machine, else a local one; or "local", for one of this process alone, which
-        ends with the block. A connection that is open already is used as it is, and stays open.
+        ends with the block. An open connection is reused and stays open.
 
     Yields
     ------

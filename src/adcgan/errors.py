@@ -1,7 +1,7 @@
-"""The errors that a caller is expected to meet, one class for each way to go on.
+"""The errors that callers may want to handle, one class for each response.
 
-What the operating system refuses is an `OSError`, as in all of Python: a disk is full, a right is
-missing. `system_failure` tells those from mistakes of a program.
+A full disk or a missing permission is an `OSError`, as everywhere in Python. `system_failure`
+tells such failures of the system from bugs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PROGRAM = (Path(__file__).parent, Path(sys.prefix), Path(sys.base_prefix))
 
 
 class InputError(ValueError):
-    """The user's input is wrong; the message names it, what is allowed and what came instead."""
+    """The input is wrong; the message says what is allowed and what was given."""
 
 
 class DivergedError(RuntimeError):
@@ -33,25 +33,25 @@ class MissingExtraError(ImportError):
 
 
 class StorageError(OSError):
-    """A place for results cannot be written; the message names it and says why.
+    """Results cannot be written; the message says where and why.
 
-    For object stores and other machines' disks, whose errors have no number and no path.
+    For object stores and remote disks, whose errors have no number and no path.
     """
 
 
 def system_failure(error: BaseException) -> OSError | None:
-    """Return the failure of the operating system that an error is or was raised from.
+    """Return the failure of the operating system behind an error, if there is one.
 
     Parameters
     ----------
     error : BaseException
-        Anything that was raised; libraries raise errors of their own from the system's.
+        Any error; its causes are searched too, because libraries wrap system errors.
 
     Returns
     -------
     OSError or None
         A full or broken disk, no permission, too many open files, no memory, or a file that is no
-        longer there. None for anything else, mistakes of the program included.
+        longer there. None for anything else, bugs included.
     """
     found: BaseException | None = error
     while found is not None:
@@ -64,7 +64,7 @@ def system_failure(error: BaseException) -> OSError | None:
 
 
 def _is_gone(error: OSError) -> bool:
-    """Say whether a file or folder of the user's is not there, and not one of the program's."""
+    """Say whether a file or folder is missing that is not part of the installation."""
     if error.errno != errno.ENOENT or error.filename is None:
         return False
     path = Path(os.path.abspath(os.fsdecode(error.filename)))

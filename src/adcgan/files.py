@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import IO, Any
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
-# Libraries in Rust, such as safetensors, tell the system's number in their message alone.
+# Libraries in Rust, such as safetensors, give the error number only in the message.
 _NUMBER = re.compile(r"(?:\(os error |Os \{ code: )(\d+)")
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it becomes `path`.
+    """Yield a temporary path beside `path`, and rename it to `path` on success.
 
-    When the block raises, the temporary file is removed and what stood at `path` stays.
+    If the block raises, the temporary file is removed and `path` stays as it was.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.touch()
         permissions = temporary.stat().st_mode
         yield temporary
-        # Some writers make a file of their own that none but its owner may read.
+        # Some writers create a file that only its owner may read.
         temporary.chmod(permissions)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -52,7 +52,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(final)) from error
     finally:
-        # Where the system failed, it may fail at this too, which would hide the first error.
+        # A second failure here would hide the first.
         with suppress(OSError):
             temporary.unlink()
 
