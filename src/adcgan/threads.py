@@ -7,12 +7,13 @@ after the other.
 
 How long they spin can be set only before they start, but libgomp also cuts it to a thousandth or
 less while a process has more of them than it has cores (its manual, ``GOMP_SPINCOUNT``). So while
-threads of this process wait for a core, one more team of them is kept, asleep. What is computed
+threads of this process wait for a core, so many more of them are kept, asleep. What is computed
 stays the same to the byte.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -67,11 +68,14 @@ class ConsiderateThreads:
             before, then = waited, now
 
     def _spin_briefly(self) -> None:
-        """Keep one more team of threads than there are cores for."""
+        """Keep teams of threads, asleep, that make them more than there are cores."""
         self.brief, self._quiet, self._release = True, 0, threading.Event()
-        threading.Thread(
-            target=_keep_a_team, args=(self._release,), name="openmp-team", daemon=True
-        ).start()
+        # Each team, as the first, has one thread that is not OpenMP's.
+        started = max(1, sys.modules["torch"].get_num_threads() - 1)
+        for _ in range(math.ceil(len(os.sched_getaffinity(0)) / started) - 1):
+            threading.Thread(
+                target=_keep_a_team, args=(self._release,), name="openmp-team", daemon=True
+            ).start()
 
     def _spin_long(self) -> None:
         self.brief = False
