@@ -3,11 +3,15 @@
 Of a folder of normal photographs three quarters are learned from; the rest are judged against
 every second photograph of a folder with one type of defect, and, half of them, against themselves
 with a defect of each kind in `adcgan.data.planted`, none of which training makes. No other type of
-defect is looked at, and half of this one stays unseen. A line for each seed is added to FILE:
+defect is looked at, and half of this one stays unseen. Made defects are drawn before photographs
+are enlarged. A line for each seed is added to FILE:
 
-    python benchmarks/local_leads.py TILES/train/good TILES/test/blowhole --seeds 0,1 --out FILE
-    python benchmarks/local_leads.py TILES/train/good TILES/test/blowhole --enlarge 1.5 --out FILE
+    python benchmarks/local_leads.py TILES/train/good TILES/test/blowhole --mirror --out FILE
+    python benchmarks/local_leads.py TILES/train/good TILES/test/blowhole --enlarge 1,1.5 --out FILE
     python benchmarks/local_leads.py TILES/train/good TILES/test/blowhole --set crop=96 --out FILE
+
+With several sizes each has a detector, whose scores are averaged; with --one-model all sizes share
+one that learned from all.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +48,13 @@ Photograph = NDArray[np.uint8]
 Scores = dict[str, NDArray[np.float64]]
 
 
-def photographs(folder: Path, enlarge: float) -> list[Photograph]:
-    """Return the photographs (H, W, C) of a folder, `enlarge` times their size."""
+def photographs(folder: Path) -> list[Photograph]:
+    """Return the photographs (H, W, C) of a folder."""
     found = load_images(folder, resize="keep").images
-    return [_resized(found[i].transpose(1, 2, 0), enlarge) for i in range(len(found))]
+    return [found[i].transpose(1, 2, 0) for i in range(len(found))]
 
 
-def _resized(image: Photograph, factor: float) -> Photograph:
+def enlarged(image: Photograph, factor: float) -> Photograph:
     if factor == 1:
         return image
     height, width = (round(factor * side) for side in image.shape[:2])
@@ -58,17 +62,28 @@ def _resized(image: Photograph, factor: float) -> Photograph:
     return np.asarray(seen).reshape(height, width, image.shape[2])
 
 
-def scores_of(detector: LocalADCGAN, images: Sequence[Photograph]) -> Scores:
-    """Return the scores (n,) by the views they are means over, and of each component alone."""
-    by_axes = {
-        axes: detector.assess([np.flip(image, axes) for image in images])
-        for axes in VIEWS["mirrored in all ways"]
+def scores_of(
+    detectors: Mapping[float, LocalADCGAN], images: Sequence[Photograph], mirror: bool
+) -> Scores:
+    """Return the scores (n,) by what they are means of, and each component at the first size.
+
+    `detectors` are those of the sizes at which photographs are judged.
+    """
+    views = VIEWS if mirror else {"as it is": VIEWS["as it is"]}
+    assessed = {
+        (size, axes): detector.assess([np.flip(enlarged(image, size), axes) for image in images])
+        for size, detector in detectors.items()
+        for axes in set().union(*views.values())
     }
     found = {
-        name: np.mean([by_axes[axes].scores for axes in views], axis=0)
-        for name, views in VIEWS.items()
+        name: np.mean(
+            [assessed[size, axes].scores for size in detectors for axes in chosen], axis=0
+        )
+        for name, chosen in views.items()
     }
-    return found | by_axes[()].components
+    if len(detectors) > 1:
+        found |= {f"at {size:g}": assessed[size, ()].scores for size in detectors}
+    return found | assessed[next(iter(detectors)), ()].components
 
 
 def figures(normal: Scores, anomalous: Scores) -> dict[str, float]:
@@ -81,20 +96,21 @@ def figures(normal: Scores, anomalous: Scores) -> dict[str, float]:
 
 
 def judged(
-    detector: LocalADCGAN,
+    detectors: Mapping[float, LocalADCGAN],
     normal: Sequence[Photograph],
     anomalous: Sequence[Photograph],
     seed: int,
+    mirror: bool,
 ) -> dict[str, dict[str, float]]:
     """Return the figures against real defects and against each kind of made ones."""
-    of_normal = scores_of(detector, normal)
-    found = {"real": figures(of_normal, scores_of(detector, anomalous))}
+    of_normal = scores_of(detectors, normal, mirror)
+    found = {"real": figures(of_normal, scores_of(detectors, anomalous, mirror))}
     half = len(normal) // 2
     of_half = {name: scores[:half] for name, scores in of_normal.items()}
     for kind in DEFECTS:
         rng = np.random.default_rng(seed)
         damaged = [planted(image, kind, rng)[0] for image in normal[:half]]
-        found[kind] = figures(of_half, scores_of(detector, damaged))
+        found[kind] = figures(of_half, scores_of(detectors, damaged, mirror))
     found["made"] = {
         name: round(float(np.mean([found[kind][name] for kind in DEFECTS])), 2) for name in of_half
     }
@@ -107,29 +123,36 @@ def main() -> None:
     parser.add_argument("anomalous", type=Path, metavar="ANOMALOUS")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--enlarge", type=float, default=1.0)
+    parser.add_argument("--enlarge", default="1", metavar="SIZE,SIZE")
+    parser.add_argument("--one-model", action="store_true")
+    parser.add_argument("--mirror", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    images = photographs(options.normal, options.enlarge)
-    anomalous = photographs(options.anomalous, options.enlarge)[::2]
+    sizes = [float(size) for size in options.enlarge.split(",")]
+    images, anomalous = photographs(options.normal), photographs(options.anomalous)[::2]
     for seed in map(int, options.seeds.split(",")):
         order = np.random.default_rng(seed).permutation(len(images))
         first, rest = np.split(order, [int(LEARNED * len(images))])
         learned, normal = ([images[i] for i in part] for part in (first, rest))
         chosen = settings(DETECTORS["adcgan-local"], options.assignments, {})
-        detector = LocalADCGAN(random_state=seed, fpr=0.1, **chosen)
+        detectors: dict[float, LocalADCGAN] = {}
         start = time.process_time()
-        detector.fit(learned, progress=silent)
+        for of_one in [sizes] if options.one_model else [[size] for size in sizes]:
+            detector = LocalADCGAN(random_state=seed, fpr=0.1, **chosen)
+            seen = [enlarged(image, size) for image in learned for size in of_one]
+            detector.fit(seen, progress=silent)
+            detectors |= dict.fromkeys(of_one, detector)
         row: dict[str, Any] = {
             "normal": str(Path(*options.normal.parts[-3:])),
             "anomalous": str(Path(*options.anomalous.parts[-3:])),
             "split": "development",
             "settings": options.assignments,
-            "enlarge": options.enlarge,
+            "enlarge": sizes,
+            "one_model": options.one_model,
             "seed": seed,
             "fit_cpu_seconds": round(time.process_time() - start, 1),
             "n": [len(learned), len(normal), len(anomalous)],
-            "auroc": judged(detector, normal, anomalous, seed),
+            "auroc": judged(detectors, normal, anomalous, seed, options.mirror),
             "command": _command(),
             **circumstances(),
         }
