@@ -10,7 +10,7 @@ import adcgan
 PACKAGE = Path(adcgan.__file__).parent
 # From left to right: a module imports from its own layer and from layers before it.
 LAYERS = [
-    {"errors", "progress", "files", "threads", "__init__"},
+    {"errors", "progress", "files", "processes", "threads", "__init__"},
     {"cluster", "data"},
     {"networks", "losses"},
     {"training", "scoring"},

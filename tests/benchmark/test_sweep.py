@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -12,6 +11,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -199,7 +199,7 @@ def test_progress_counts_cells_running_and_failed(tmp_path):
 
 def kill_workers():
     """Kill the processes that this one has started."""
-    for process in multiprocessing.active_children():
+    for process in psutil.Process().children():
         process.kill()
 
 
@@ -231,19 +231,9 @@ def test_killed_processes_cost_attempts_at_their_cell_and_nothing_else(tmp_path)
 def test_no_process_outlives_a_sweep_that_is_left(tmp_path):
     with closing(run_local([PIXELS, ENDLESS], tmp_path, 2, "cpu")) as rows:
         next(rows)
-        children = multiprocessing.active_children()
-        assert children
-    assert not any(child.is_alive() for child in children)
-
-
-def test_threads_are_shared_out_unless_the_user_has_said(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with workers._threads_of_children(3):
-        assert os.environ["OMP_NUM_THREADS"] == "3"
-    assert "OMP_NUM_THREADS" not in os.environ
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with workers._threads_of_children(3):
-        assert os.environ["OMP_NUM_THREADS"] == "1"
+        children = psutil.Process().children()
+        assert len(children) == 2
+    assert not any(child.is_running() for child in children)
 
 
 def test_cells_are_spread_over_all_gpus(monkeypatch):
@@ -258,27 +248,25 @@ def test_cells_are_spread_over_all_gpus(monkeypatch):
 def test_more_workers_than_gpus_share_them_in_turn(tmp_path, monkeypatch):
     made = []
 
-    class Worker:
-        cells = ()
-        room = 1
+    class Child:
+        def __init__(self, _, first, *__):
+            made.append(json.loads(first))
 
-        def __init__(self, circumstances, _):
-            made.append(circumstances)
-
-        def start(self, cell):
-            raise InterruptedError(cell.key)
+        def send(self, message):
+            raise InterruptedError(workers._cell(**json.loads(message)).key)
 
         def kill(self):
             pass
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(workers, "_Worker", Worker)
+    monkeypatch.setattr(workers, "Child", Child)
     cells = [replace(PIXELS, class_=c) for c in range(5)]
     with pytest.raises(InterruptedError, match=PIXELS.key):
         next(run_local(cells, tmp_path, 5, "auto", True))
     # Three processes at most share a device's memory.
-    assert made == [(tmp_path, f"cuda:{i}", True, None, 3) for i in (0, 1, 0, 1, 0)]
+    assert [message["device"] for message in made] == [f"cuda:{i}" for i in (0, 1, 0, 1, 0)]
+    assert {message["neighbours"] for message in made} == {3}
 
 
 # -- the command, killed -------------------------------------------------------------------------

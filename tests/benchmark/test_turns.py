@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections import Counter, deque
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -259,7 +259,7 @@ def test_cells_whose_process_was_killed_are_done_one_by_one(tmp_path: Path) -> N
     def kill_once_begun() -> None:
         while not all((cell_folder(cell, tmp_path) / "stats.jsonl").exists() for cell in cells):
             time.sleep(0.02)
-        for process in multiprocessing.active_children():
+        for process in psutil.Process().children():
             process.kill()
 
     threading.Thread(target=kill_once_begun, daemon=True).start()

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from io import BytesIO
 
 import numpy as np
@@ -31,7 +30,7 @@ def picture(size=(40, 20), kind="PNG"):
 
 
 def children():
-    return [p for p in psutil.Process().children() if "adcgan.bulk.decoder" in p.cmdline()]
+    return [p for p in psutil.Process().children() if "adcgan.bulk.decoder" in p.cmdline()[-1]]
 
 
 def test_pixels_are_those_of_decoding_here(decoder, tmp_path):
@@ -84,21 +83,6 @@ def test_an_image_that_takes_too_long_is_given_up():
     decoder = Decoder(Target(32, "squash", 1), seconds=0)
     assert decoder.decode(picture(), is_path=False) == "decoding it took more than 0 seconds"
     assert children() == []
-
-
-def test_the_process_ends_with_the_one_that_started_it():
-    code = (
-        "import os\nfrom adcgan.bulk.decoder import Decoder\n"
-        "from adcgan.data.image_file import Target\n"
-        "decoder = Decoder(Target(16, 'squash', 1))\ndecoder.decode(b'', is_path=False)\n"
-        "print(decoder._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    pid = int(done.stdout)
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_decoding_starts_without_torch_or_pyarrow():

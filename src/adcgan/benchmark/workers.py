@@ -6,25 +6,26 @@ the worker's cells are retried, each alone. Workers end with their parent proces
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
-import signal
-import threading
+import sys
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 
-from adcgan.benchmark.cells import Cell
+from adcgan.benchmark.categories import Category
+from adcgan.benchmark.cells import Cell, Setting
 from adcgan.benchmark.rows import Row
 from adcgan.benchmark.runner import error_row, images_alike
 from adcgan.benchmark.turns import Turns, alike
 from adcgan.detectors import DETECTORS
 from adcgan.detectors.pretrained import features_kept
+from adcgan.processes import Child, Parent
 from adcgan.threads import share_the_cores
 
 LOG_FILE = "workers.log"
@@ -33,8 +34,6 @@ ATTEMPTS = 2
 # Memory of one process that trains the paper's full width.
 _BYTES_PER_WORKER = 2 << 30
 _WORKERS_PER_GPU = 2
-_STDERR = 2
-_THREADS = "OMP_NUM_THREADS"
 
 
 def run_local(
@@ -83,35 +82,40 @@ def run_local(
     count = min(len(cells), workers or default_workers(len(devices), captured=captured))
     threads = max(1, available_cores() // count)
     waiting, tries = deque(cells), Counter[Cell]()
-    neighbours = -(-count // len(devices))
+    shared = {
+        "folder": str(folder),
+        "cuda_graphs": cuda_graphs,
+        "at_once": cells_at_once,
+        "neighbours": -(-count // len(devices)),
+    }
+    answers: SimpleQueue[tuple[_Worker, bytes | None]] = SimpleQueue()
     pool = [
-        _Worker(
-            (folder, devices[i % len(devices)], cuda_graphs, cells_at_once, neighbours), threads
-        )
+        _Worker(_bytes(**shared, device=devices[i % len(devices)]), threads, answers)
         for i in range(count)
     ]
     try:
         while waiting or any(worker.cells for worker in pool):
             while _begin(waiting, pool, tries):
                 pass
-            busy = [worker for worker in pool if worker.cells]
-            ready = wait([worker.connection for worker in busy])
-            for worker in (worker for worker in busy if worker.connection in ready):
-                for cell, row in worker.finished():
-                    tries[cell] += 1
-                    if row is None and tries[cell] < ATTEMPTS:
-                        waiting.append(cell)
-                        continue
-                    row = row or error_row(
-                        cell,
-                        f"its process was killed {ATTEMPTS} times, possibly for lack of memory",
-                    )
-                    under_way = sum(len(worker.cells) for worker in pool)
-                    room = sum(max(worker.room, len(worker.cells)) for worker in pool)
-                    yield cell, row, min(room, len(waiting) + under_way)
+            try:
+                # Without a time limit Ctrl-C would not end the wait on Windows.
+                worker, answer = answers.get(timeout=1)
+            except Empty:
+                continue
+            for cell, row in worker.finished(answer):
+                tries[cell] += 1
+                if row is None and tries[cell] < ATTEMPTS:
+                    waiting.append(cell)
+                    continue
+                row = row or error_row(
+                    cell, f"its process was killed {ATTEMPTS} times, possibly for lack of memory"
+                )
+                under_way = sum(len(worker.cells) for worker in pool)
+                room = sum(max(worker.room, len(worker.cells)) for worker in pool)
+                yield cell, row, min(room, len(waiting) + under_way)
     finally:
         for worker in pool:
-            worker.kill()
+            worker.child.kill()
 
 
 def _begin(waiting: deque[Cell], pool: Sequence[_Worker], tries: Counter[Cell]) -> bool:
@@ -176,30 +180,27 @@ class _Worker:
     It reports its room once it has started the first cell.
     """
 
-    def __init__(self, circumstances: tuple[Any, ...], threads: int) -> None:
-        self.circumstances, self.threads = circumstances, threads
+    def __init__(
+        self, first: bytes, threads: int, answers: SimpleQueue[tuple[_Worker, bytes | None]]
+    ) -> None:
+        self.child = Child(
+            main,
+            first,
+            lambda answer: answers.put((self, answer)),
+            {"OMP_NUM_THREADS": str(threads)},
+        )
         self.cells: list[Cell] = []
         self.room = 1
-        self._process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, cell: Cell) -> None:
-        """Send a cell to the process, starting a new one if necessary."""
-        if self._process is None:
-            context = multiprocessing.get_context("spawn")
-            self.connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, *self.circumstances))
-            with _threads_of_children(self.threads):
-                self._process.start()
-            # Closing their end here makes a process that dies show up as end of file.
-            theirs.close()
+        """Send a cell to the process."""
         if not self.cells:
             self.room = 1
         self.cells.append(cell)
         # If the process died while idle, the cell counts as tried.
-        with suppress(BrokenPipeError):
-            self.connection.send(cell)
+        self.child.send(_bytes(**asdict(cell)))
 
-    def finished(self) -> list[tuple[Cell, Row | None]]:
+    def finished(self, answer: bytes | None) -> list[tuple[Cell, Row | None]]:
         """Return new results: a cell with its row, or all cells with None if the process died.
 
         None also stands for a cell that ran out of memory next to others. The list is empty if the
@@ -210,82 +211,59 @@ class _Worker:
         OSError
             The system failed in the process: the disk is full, for example.
         """
-        try:
-            message = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.kill()
+        if answer is None:
+            self.child.kill()
             lost, self.cells = self.cells, []
             return [(cell, None) for cell in lost]
-        if isinstance(message, int):
-            self.room = message
+        message = json.loads(answer)
+        if "failure" in message:
+            raise OSError(*message["failure"])
+        if "room" in message:
+            self.room = message["room"]
             return []
-        cell, found = message
+        cell = next(cell for cell in self.cells if cell.key == message["key"])
         self.cells.remove(cell)
-        if isinstance(found, OSError):
-            raise found
-        return [(cell, found)]
-
-    def kill(self) -> None:
-        """Kill the process immediately."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self.connection.close()
-            self._process = None
+        return [(cell, message["row"])]
 
 
-@contextmanager
-def _threads_of_children(threads: int) -> Iterator[None]:
-    """Limit the threads of processes started in the block, unless the user has set a limit."""
-    if _THREADS in os.environ:
-        yield
-        return
-    # Libraries read this when they are loaded, so it has to be set before.
-    os.environ[_THREADS] = str(threads)
+def _bytes(**message: Any) -> bytes:
+    return json.dumps(message).encode()
+
+
+def main() -> None:
+    """Run the cells that the parent sends."""
+    parent = Parent()
     try:
-        yield
-    finally:
-        del os.environ[_THREADS]
-
-
-def _work(
-    connection: Connection,
-    folder: Path,
-    device: str,
-    cuda_graphs: bool | None,
-    at_once: int | None,
-    neighbours: int,
-) -> None:
-    """Run cells until the other side closes the connection."""
-    # Ctrl-C reaches the whole process group; only the parent reacts to it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    share_the_cores()
-    try:
-        log = os.open(folder / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        _work(parent, **json.loads(parent.messages.get()))
     except OSError as error:
-        connection.send((connection.recv(), error))
-        return
-    os.dup2(log, _STDERR)
-    turns = Turns(folder, device, cuda_graphs, at_once, neighbours)
+        parent.send(_bytes(failure=(error.errno, error.strerror, error.filename)))
+
+
+def _work(parent: Parent, folder: str, **circumstances: Any) -> None:
+    share_the_cores()
+    log = os.open(Path(folder, LOG_FILE), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    turns = Turns(Path(folder), **circumstances)
     with features_kept():
         while True:
             # If idle, wait for a cell; otherwise check whether there is another.
-            while not turns or connection.poll():
-                try:
-                    cell = connection.recv()
-                except EOFError:
-                    return
+            while not turns or not parent.messages.empty():
+                cell = _cell(**json.loads(parent.messages.get()))
                 if not turns:
-                    connection.send(turns.room(cell))
+                    parent.send(_bytes(room=turns.room(cell)))
                 turns.begin(cell)
-            for done in turns.take():
-                connection.send(done)
+            for cell, found in turns.take():
+                if isinstance(found, OSError):
+                    raise found
+                parent.send(_bytes(key=cell.key, row=found))
 
 
-def _end_with_parent() -> None:
-    """Wait for the parent process to end, then end too."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _cell(
+    settings: Sequence[tuple[str, Setting]], category: dict[str, str] | None, **fields: Any
+) -> Cell:
+    return Cell(
+        settings=tuple((name, value) for name, value in settings),
+        category=None if category is None else Category(**category),
+        **fields,
+    )

@@ -1,6 +1,5 @@
 """Decoding in a separate process, which an image may crash or hang without harm to others.
 
-``python -m adcgan.bulk.decoder TARGET`` answers requests on its standard input until that ends.
 Decoders are large programs in C that read what strangers made: one in many million images crashes
 the process. Here only that image is lost, and becomes a row with its error.
 """
@@ -9,13 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import queue
 import signal
 import struct
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 
@@ -23,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adcgan.data.image_file import Target, decode_file, quiet_pillow, reason
+from adcgan.processes import Child, Parent
 
 # Most time for one image.
 SECONDS = 60.0
-# A message is one byte for its kind, its length, and that many bytes.
-_HEAD = struct.Struct("<cQ")
+# The first message is the target, as JSON. Of the others the first byte says what follows.
 _PATH, _CONTENT = b"p", b"c"
 _PIXELS, _ERROR = b"+", b"-"
-# Height and width, before the pixels.
-_SIDES = struct.Struct("<II")
+# The kind, and height and width, before the pixels.
+_PIXELS_HEAD = struct.Struct("<cII")
 
 
 class Decoder:
-    """Decodes images one at a time, in a process that it talks to through pipes.
+    """Decodes images one at a time, in a process of its own.
 
     The process starts with the first image, and again after one that ended it. It ends when this
     object is closed, or when the process that holds it ends, however that happens.
@@ -50,65 +45,34 @@ class Decoder:
 
     def __init__(self, target: Target, seconds: float = SECONDS) -> None:
         assert target.channels is not None
-        self._target, self._seconds = target, seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._seconds = seconds
+        self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._child = Child(main, json.dumps(asdict(target)).encode(), self._answers.put)
 
     def decode(self, source: bytes, *, is_path: bool) -> NDArray[np.uint8] | str:
         """Return the pixels (C, H, W) of an image, or why it has none.
 
         `source` is the content of its file or, if `is_path`, the path on this machine.
         """
-        process = self._process = self._process or self._start()
-        assert process.stdin is not None
-        deadline = time.monotonic() + self._seconds
+        self._child.send((_PATH if is_path else _CONTENT) + source)
         try:
-            process.stdin.write(_HEAD.pack(_PATH if is_path else _CONTENT, len(source)) + source)
-            process.stdin.flush()
-            kind, length = _HEAD.unpack(self._receive(_HEAD.size, deadline))
-            answer = self._receive(length, deadline)
-        except TimeoutError:
-            self._end()
+            answer = self._answers.get(timeout=self._seconds)
+        except queue.Empty:
+            self.close()
+            while not self._answers.empty():
+                self._answers.get()
             return f"decoding it took more than {self._seconds:g} seconds"
-        except (EOFError, BrokenPipeError):
-            return f"decoding it ended the decoder's process ({_how(self._end())})"
-        if kind == _ERROR:
-            return str(answer, "utf-8")
-        height, width = _SIDES.unpack_from(answer)
-        return np.frombuffer(answer, np.uint8, offset=_SIDES.size).reshape(-1, height, width)
+        if answer is None:
+            return f"decoding it ended the decoder's process ({_how(self._child.kill())})"
+        if answer.startswith(_ERROR):
+            return str(answer[1:], "utf-8")
+        _, height, width = _PIXELS_HEAD.unpack_from(answer)
+        pixels = np.frombuffer(answer, np.uint8, offset=_PIXELS_HEAD.size)
+        return pixels.reshape(-1, height, width)
 
     def close(self) -> None:
         """End the process, if one is running."""
-        if self._process is not None:
-            self._end()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", __name__, json.dumps(asdict(self._target))]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def _end(self) -> int:
-        """End the process at once, and return its exit code."""
-        assert self._process is not None
-        process, self._process = self._process, None
-        # Flushing the pipe fails if the process no longer reads.
-        with suppress(BrokenPipeError), process:
-            process.kill()
-        return process.returncode
-
-    def _receive(self, length: int, deadline: float) -> bytes:
-        """Read `length` bytes of the answer, or raise `EOFError` or `TimeoutError`."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        received = bytearray()
-        while len(received) < length:
-            left = max(0.0, deadline - time.monotonic())
-            if not select.select([descriptor], [], [], left)[0]:
-                raise TimeoutError
-            part = os.read(descriptor, length - len(received))
-            if not part:
-                raise EOFError
-            received += part
-        return bytes(received)
+        self._child.kill()
 
 
 def _how(code: int) -> str:
@@ -120,23 +84,19 @@ def _how(code: int) -> str:
 
 
 def main() -> None:
-    """Answer requests on standard input until it ends."""
-    target = Target(**json.loads(sys.argv[1]))
-    # What a decoder prints must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    """Decode what the parent asks for."""
+    parent = Parent()
+    target = Target(**json.loads(parent.messages.get()))
     with quiet_pillow():
-        while head := sys.stdin.buffer.read(_HEAD.size):
-            kind, length = _HEAD.unpack(head)
-            source = sys.stdin.buffer.read(length)
+        while True:
+            message = parent.messages.get()
             try:
-                pixels = _decoded(kind, source, target)
-                done, content = _PIXELS, _SIDES.pack(*pixels.shape[1:]) + pixels.tobytes()
+                pixels = _decoded(message[:1], message[1:], target)
+                answer = _PIXELS_HEAD.pack(_PIXELS, *pixels.shape[1:]) + pixels.tobytes()
             except Exception as error:
                 # Decoders raise almost anything on broken files.
-                done, content = _ERROR, reason(error).encode("utf-8", "backslashreplace")
-            answers.write(_HEAD.pack(done, len(content)) + content)
-            answers.flush()
+                answer = _ERROR + reason(error).encode("utf-8", "backslashreplace")
+            parent.send(answer)
 
 
 def _decoded(kind: bytes, source: bytes, target: Target) -> NDArray[np.uint8]:
@@ -144,7 +104,3 @@ def _decoded(kind: bytes, source: bytes, target: Target) -> NDArray[np.uint8]:
     if not (os.path.getsize(source) if kind == _PATH else source):
         raise ValueError("the file is empty")
     return decode_file(os.fsdecode(source) if kind == _PATH else BytesIO(source), target)
-
-
-if __name__ == "__main__":
-    main()
