@@ -33,15 +33,16 @@ def test_each_lead_is_one_row_however_often_it_is_asked_for(
         "muon",
         "muon,centre-loss",
         "one-question-no-views,averaged-weights,shifted-negatives",
+        "whitened-start,identity-start",
     ):
         monkeypatch.setattr(sys, "argv", [*asked, leads])
         critic_leads.main()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     names = ["muon", "centre-loss", "one-question-no-views", "averaged-weights"]
-    names += ["shifted-negatives"]
+    names += ["shifted-negatives", "whitened-start", "identity-start"]
     assert [row["name"] for row in rows] == names
     for row in rows:
-        assert {"Dirichlet, all", "score", "neighbours, all"} <= row["auroc"].keys()
+        assert {"Dirichlet, all", "score", "score, crops", "neighbours, all"} <= row["auroc"].keys()
         assert all(0 <= figure <= 100 for figure in row["auroc"].values())
         assert row["commit"]
         assert row["command"].endswith(f"--leads {row['name']} --width 0.05")
@@ -74,3 +75,23 @@ def test_steps_of_muon_are_about_orthogonal(critic_leads: Any) -> None:
         lengths = torch.linalg.svdvals(step)
         assert lengths.min() > 0.3
         assert lengths.max() < 1.5
+
+
+def test_a_whitened_start_makes_outputs_that_are_uncorrelated(critic_leads: Any) -> None:
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.rand(64, 3, 34, 34), 3, 1)
+    images = (255 * smooth).to(torch.uint8)
+    convolution = torch.nn.Conv2d(3, 16, 3, bias=False)
+    critic_leads.begin(torch.nn.Sequential(convolution), "whitened", images)
+    made = convolution(images.float() / 255).transpose(0, 1).flatten(1)
+    spread = torch.cov(made)
+    assert (spread - torch.diag(spread.diag())).abs().max() < 0.02
+    assert spread.diag().min() > 0.3
+    assert spread.diag().max() <= 1.01
+
+
+def test_an_identity_start_passes_maps_on(critic_leads: Any) -> None:
+    first, second = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    critic_leads.begin(torch.nn.Sequential(first, second), "identity", torch.zeros(1))
+    x = torch.rand(2, 4, 8, 8)
+    assert torch.equal(second(x)[:, :4], x)
