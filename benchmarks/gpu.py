@@ -130,30 +130,30 @@ def plan_for(device: str, minutes: float) -> Plan:
         tiny = {"width": TRIAL_WIDTH, "warmup_epochs": 1, "epochs": 1}
         short = {"width": TRIAL_WIDTH, "epochs": 1, "min_steps": 4}
         return Plan(
-            "cpu",
-            TRIAL_WIDTH,
-            SIZES[:1],
-            TRIAL_MODES,
-            0.2,
-            TRIAL_TABLE,
-            [0],
-            tiny,
-            TRIAL_THOROUGH,
-            short,
+            device="cpu",
+            width=TRIAL_WIDTH,
+            sizes=SIZES[:1],
+            modes=TRIAL_MODES,
+            seconds=0.2,
+            table=TRIAL_TABLE,
+            seeds=[0],
+            settings=tiny,
+            thorough=TRIAL_THOROUGH,
+            thorough_settings=short,
         )
     measured = len(SIZES) * len(MODES)
     # Half of the time goes to starting and capturing.
     seconds = 0.5 * SHARES["steps"] * 60 * minutes / measured
     return Plan(
-        device,
-        1.0,
-        SIZES,
-        MODES,
-        seconds,
-        TABLE_1,
-        range(SEEDS),
-        {},
-        THOROUGH,
+        device=device,
+        width=1.0,
+        sizes=SIZES,
+        modes=MODES,
+        seconds=seconds,
+        table=TABLE_1,
+        seeds=range(SEEDS),
+        settings={},
+        thorough=THOROUGH,
         thorough_settings={},
     )
 
