@@ -6,6 +6,9 @@ row, appended as it is done; those that the file has are left out, so the same c
 
     python benchmarks/critic_leads.py --dataset cifar10 --classes 0,3 --steps 1200 --out FILE.jsonl
     python benchmarks/critic_leads.py --table FILE.jsonl
+
+With --bf16 they train in bfloat16, twice as fast where the processor has fast instructions for it;
+compare rows of one precision alone.
 """
 
 from __future__ import annotations
@@ -78,6 +81,8 @@ class Lead:
         As in Jordan (2024, "94% on CIFAR-10 in 3.29 seconds on a single A100"): the first
         convolution whitens patches and stays as it is, or the others begin by passing on what they
         get.
+    precision : {"float32", "bf16"}
+        Of convolutions and matrix products in training.
     """
 
     trunk: str = "full"
@@ -93,6 +98,7 @@ class Lead:
     average: float = 0.0
     centre: float = 0.0
     start: str = "random"
+    precision: str = "float32"
 
 
 LEADS: dict[str, Lead] = {
@@ -228,13 +234,16 @@ def train(lead: Lead, images: Tensor, steps: int, seed: int) -> SelfSupervisedCr
         for group, lr in zip(groups, first, strict=True):
             group["lr"] = lr * rate(lead.schedule, step / steps)
         both, truth = transform.in_two_views(x) if lead.views else transform(x)
-        features = critic.global_features_of(both)
-        loss = transformation_loss(critic.answers(features), truth, task.answers).mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=lead.precision == "bf16"):
+            features = critic.global_features_of(both)
+            answers = critic.answers(features).float()
+            seen = critic.view_features(features).float() if lead.views else features
+        loss = transformation_loss(answers, truth, task.answers).mean()
         if lead.views:
-            loss += lead.views * view_loss(*critic.view_features(features).chunk(2), TEMPERATURE)
+            loss += lead.views * view_loss(*seen.chunk(2), TEMPERATURE)
         if lead.centre:
             numbers = truth[:, 0] if task.together else (truth * torch.tensor(task.steps)).sum(1)
-            loss += lead.centre * centre_loss(features, numbers, centres)
+            loss += lead.centre * centre_loss(features.float(), numbers, centres)
         for update in updates:
             update.zero_grad()
         loss.backward()
@@ -447,6 +456,7 @@ def main() -> None:
     parser.add_argument("--classes", default="0,3")
     parser.add_argument("--leads", default=",".join(LEADS))
     parser.add_argument("--steps", type=int, default=1200, help="of 128 images")
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--width", type=float, help="instead of a lead's own")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path, help="a file that rows are appended to")
@@ -468,6 +478,8 @@ def main() -> None:
                 lead = LEADS[name]
                 if asked.width is not None:
                     lead = replace(lead, width=asked.width)
+                if asked.bf16:
+                    lead = replace(lead, precision="bf16")
                 told = {"name": name, "dataset": asked.dataset, "class": class_, "seed": seed}
                 told |= {"steps": asked.steps, "lead": asdict(lead)}
                 if asked.out.exists() and any(
@@ -480,6 +492,7 @@ def main() -> None:
                     f"python benchmarks/critic_leads.py --dataset {asked.dataset} "
                     f"--classes {class_} --steps {asked.steps} --seeds {seed} --leads {name}"
                 )
+                command += " --bf16" * asked.bf16
                 if asked.width is not None:
                     command += f" --width {asked.width:g}"
                 row = told | found | {"command": command} | circumstances()
