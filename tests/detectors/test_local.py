@@ -44,13 +44,17 @@ def brushed(seed: int, *, broken: bool = False) -> tuple[NDArray[np.uint8], tupl
 
 
 @pytest.fixture(scope="module")
-def both() -> LocalADCGAN:
-    return LocalADCGAN(**QUICK | {"scales": 2}).fit([brushed(i)[0] for i in range(40)])
+def fitted() -> LocalADCGAN:
+    return LocalADCGAN(**QUICK).fit([brushed(i)[0] for i in range(40)])
 
 
 @pytest.fixture(scope="module")
-def fitted() -> LocalADCGAN:
-    return LocalADCGAN(**QUICK).fit([brushed(i)[0] for i in range(40)])
+def both(fitted: LocalADCGAN) -> LocalADCGAN:
+    """The same detector, but judging at two scales."""
+    detector = deepcopy(fitted)
+    detector.scales = 2
+    detector.model_.settings.scales = 2
+    return detector
 
 
 @pytest.mark.parametrize("which", ["fitted", "both"])
@@ -139,6 +143,17 @@ def test_components_are_means_over_an_image_and_the_same_enlarged(both: LocalADC
         means = torch.stack([part.components[name] for part in parts]).mean(0)
         torch.testing.assert_close(values, means)
     assert found.anomaly_map.shape == (1, 67, 90)
+
+
+def test_a_detector_learns_from_two_scales() -> None:
+    quick = {**QUICK, "min_steps": 2, "epochs": 1, "scales": 2}
+    images = [brushed(i)[0] for i in range(24)]
+    detector = LocalADCGAN(**quick).fit(images)
+    assert np.isfinite(detector.decision_function(images)).all()
+    alone = LocalADCGAN(**quick | {"scales": 1}).fit(images)
+    for name in ("mean", "reference", "typical"):
+        one, two = (getattr(d.model_, name) for d in (alone, detector))
+        assert not torch.equal(one, two)
 
 
 def test_every_second_crop_shows_its_middle_enlarged() -> None:
