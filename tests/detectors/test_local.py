@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from adcgan import load
 from adcgan.detectors import LocalADCGAN
-from adcgan.detectors.local import finds_more, one_cycle, partly_enlarged, verdict_losses
+from adcgan.detectors.local import finds_more, one_cycle, verdict_losses
 from adcgan.networks.local import LocalCritic, locally_normalised
 
 QUICK: dict[str, Any] = {
@@ -24,7 +23,6 @@ QUICK: dict[str, Any] = {
     "epochs": 1,
     "min_steps": 150,
     "memory": 256,
-    "scales": 1,
     "fpr": 0.2,
     "validation_fraction": 0.3,
     "device": "cpu",
@@ -48,22 +46,9 @@ def fitted() -> LocalADCGAN:
     return LocalADCGAN(**QUICK).fit([brushed(i)[0] for i in range(40)])
 
 
-@pytest.fixture(scope="module")
-def both(fitted: LocalADCGAN) -> LocalADCGAN:
-    """The same detector, but judging at two scales."""
-    detector = deepcopy(fitted)
-    detector.scales = 2
-    detector.model_.settings.scales = 2
-    return detector
-
-
-@pytest.mark.parametrize("which", ["fitted", "both"])
-def test_a_pit_of_nine_pixels_is_found_and_pointed_at(
-    which: str, request: pytest.FixtureRequest
-) -> None:
-    detector: LocalADCGAN = request.getfixturevalue(which)
-    normal = detector.decision_function([brushed(100 + i)[0] for i in range(20)])
-    found = detector.assess([brushed(200 + i, broken=True)[0] for i in range(20)], maps=True)
+def test_a_pit_of_nine_pixels_is_found_and_pointed_at(fitted: LocalADCGAN) -> None:
+    normal = fitted.decision_function([brushed(100 + i)[0] for i in range(20)])
+    found = fitted.assess([brushed(200 + i, broken=True)[0] for i in range(20)], maps=True)
     assert np.mean(normal[:, None] < found.scores[None, :]) > 0.9
     assert found.maps is not None
     hits = 0
@@ -131,41 +116,6 @@ def test_tiles_make_the_same_maps_as_the_whole_image(
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
-def test_components_are_means_over_an_image_and_the_same_enlarged(both: LocalADCGAN) -> None:
-    x = torch.rand(1, 1, 67, 90, generator=torch.Generator().manual_seed(0))
-    larger = F.interpolate(x, scale_factor=1.5, mode="bilinear", align_corners=False)
-    with torch.no_grad():
-        found = both.model_(x)
-        alone = deepcopy(both.model_)
-        alone.settings = LocalADCGAN(scales=1)
-        parts = [alone(x), alone(larger)]
-    for name, values in found.components.items():
-        means = torch.stack([part.components[name] for part in parts]).mean(0)
-        torch.testing.assert_close(values, means)
-    assert found.anomaly_map.shape == (1, 67, 90)
-
-
-def test_a_detector_learns_from_two_scales() -> None:
-    quick = {**QUICK, "min_steps": 2, "epochs": 1, "scales": 2}
-    images = [brushed(i)[0] for i in range(24)]
-    detector = LocalADCGAN(**quick).fit(images)
-    assert np.isfinite(detector.decision_function(images)).all()
-    alone = LocalADCGAN(**quick | {"scales": 1}).fit(images)
-    for name in ("mean", "reference", "typical"):
-        one, two = (getattr(d.model_, name) for d in (alone, detector))
-        assert not torch.equal(one, two)
-
-
-def test_every_second_crop_shows_its_middle_enlarged() -> None:
-    rows = torch.arange(96.0).view(1, 1, 96, 1).expand(4, 1, 96, 96)
-    seen = partly_enlarged(rows)
-    assert seen.shape == rows.shape
-    assert torch.equal(seen[2:], rows[:2])
-    # Two thirds of the rows, about the middle.
-    torch.testing.assert_close(seen[0, 0, :, 0].diff()[1:-1], torch.full((93,), 2 / 3))
-    assert seen[:2].mean() == pytest.approx(47.5, abs=0.5)
-
-
 def test_a_model_that_was_loaded_scores_alike(fitted: LocalADCGAN, tmp_path: Path) -> None:
     images = [brushed(300 + i, broken=bool(i % 2))[0] for i in range(6)]
     fitted.save(tmp_path / "model")
@@ -173,13 +123,15 @@ def test_a_model_that_was_loaded_scores_alike(fitted: LocalADCGAN, tmp_path: Pat
     np.testing.assert_array_equal(fitted.decision_function(images), again.decision_function(images))
 
 
-def test_an_exported_file_scores_photographs_of_any_size(both: LocalADCGAN, tmp_path: Path) -> None:
+def test_an_exported_file_scores_photographs_of_any_size(
+    fitted: LocalADCGAN, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime")
     from adcgan import OnnxScorer, export_onnx
 
-    export_onnx(both, tmp_path / "model.onnx")
+    export_onnx(fitted, tmp_path / "model.onnx")
     images = [brushed(300 + i, broken=bool(i % 2))[0] for i in range(6)]
-    here = both.assess(images, maps=True)
+    here = fitted.assess(images, maps=True)
     there = OnnxScorer(tmp_path / "model.onnx").assess(images, maps=True)
     np.testing.assert_allclose(here.scores, there.scores, rtol=1e-3, atol=1e-3)
     assert here.maps is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -79,8 +79,6 @@ MOST_PIXELS, TILE, MARGIN = 1024**2, 512, 112
 # A defect that covers this fraction of a crop weighs as much as the rest of the crop. The weight of
 # smaller defects is raised, by at most this factor.
 BALANCED_SHARE, MOST_WEIGHT = 0.02, 15.0
-# How much larger images are at the second scale.
-ENLARGEMENT = 1.5
 
 
 class LocalADCGAN(Detector):
@@ -99,9 +97,9 @@ class LocalADCGAN(Detector):
       their nearest neighbours in a memory of normal features. Positions count as features too if
       that finds more synthetic defects in held-out images.
 
-    Both are means over the scales and standardised on held-out normal images; the score is
-    verdict + density / 4. Restoring a damaged image and judging the difference follows DRAEM
-    (Zavrtanik et al. 2021); the memory follows PatchCore (Roth et al. 2022).
+    Both are standardised on held-out normal images; the score is verdict + density / 4. Restoring a
+    damaged image and judging the difference follows DRAEM (Zavrtanik et al. 2021); the memory
+    follows PatchCore (Roth et al. 2022).
     """
 
     name: ClassVar[str] = "adcgan-local"
@@ -128,12 +126,6 @@ class LocalADCGAN(Detector):
         0.05, real(0), "Weight of the adversarial loss on restorations; 0 leaves it out."
     )
     memory: int = setting(4096, whole(64), "Maximum number of normal features to keep.")
-    scales: int = setting(
-        1,
-        whole(1, 2),
-        "Scales at which images are judged: 1, their own size; or 2, enlarged 1.5 times too, which "
-        "takes three times as long.",
-    )
     precision: str = precision_setting()
 
     def make_model(self, shape: Shape) -> LocalModel:
@@ -171,30 +163,20 @@ class LocalModel(Model):
 
     def forward(self, x: Tensor) -> Scored[Tensor]:
         """Return the components, the map and G(E(x)) of images (B, C, H, W) in [0, 1]."""
+        logits, distances, x_hat = self.places(x)
+        logits = smoothed(logits)
+        components = {
+            "verdict": mean_of_top(logits, LARGEST_VERDICTS),
+            "density": mean_of_top(distances, LARGEST_DISTANCES),
+        }
+        # On one scale and above 0, where the colours of heatmaps begin.
         at, by = self.typical.unbind(1)
-        verdicts, densities, maps = [], [], []
-        x_hat = None
-        for factor, seen in self.at_scales(x):
-            logits, distances, restored = self.places(seen, restore=factor == 1)
-            logits = smoothed(logits)
-            verdicts.append(mean_of_top(logits, LARGEST_VERDICTS))
-            densities.append(mean_of_top(distances, LARGEST_DISTANCES))
-            likely = upsampled((logits - at[0]) / by[0], VERDICT_STRIDE / factor, x)
-            unlike = upsampled((distances - at[1]) / by[1], FEATURE_STRIDE / factor, x)
-            maps.append(likely + DENSITY_WEIGHT * unlike)
-            x_hat = restored if factor == 1 else x_hat
-        components = {"verdict": _mean(verdicts), "density": _mean(densities)}
-        # Above 0, where the colours of heatmaps begin.
-        return Scored(components, F.softplus(_mean(maps)).squeeze(1), x_hat)
+        likely = upsampled((logits - at[0]) / by[0], VERDICT_STRIDE, x)
+        unlike = upsampled((distances - at[1]) / by[1], FEATURE_STRIDE, x)
+        return Scored(components, F.softplus(likely + DENSITY_WEIGHT * unlike).squeeze(1), x_hat)
 
-    def at_scales(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """Yield each scale, and images (B, C, H, W) at that scale."""
-        yield 1.0, x
-        if self.settings.scales > 1:
-            yield ENLARGEMENT, enlarged(x)
-
-    def places(self, x: Tensor, *, restore: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return logits, distances and, with `restore`, restorations of images (B, C, H, W).
+    def places(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits, distances and restorations of images (B, C, H, W).
 
         Returns
         -------
@@ -210,7 +192,7 @@ class LocalModel(Model):
             return self._whole(x)
         logits = x.new_empty(len(x), 1, *_places((height, width), VERDICT_STRIDE))
         distances = x.new_empty(len(x), 1, *_places((height, width), FEATURE_STRIDE))
-        x_hat = torch.empty_like(x) if restore and self.generator is not None else None
+        x_hat = None if self.generator is None else torch.empty_like(x)
         for top in range(0, height, TILE):
             for left in range(0, width, TILE):
                 first = max(0, top - MARGIN), max(0, left - MARGIN)
@@ -331,11 +313,10 @@ class LocalModel(Model):
             self.place_weight.fill_(PLACE_WEIGHT if told_apart else 0.0)
             moments = torch.zeros(2, 2, device=self.device)
             for x in self.batches(images, judged):
-                for _, seen in self.at_scales(x):
-                    logits, distances, _ = self.places(seen, restore=False)
-                    for values, sums in zip((smoothed(logits), distances), moments, strict=True):
-                        sums += len(x) * torch.stack([values.mean(), values.square().mean()])
-            moments /= len(judged) * self.settings.scales
+                logits, distances, _ = self.places(x)
+                for values, sums in zip((smoothed(logits), distances), moments, strict=True):
+                    sums += len(x) * torch.stack([values.mean(), values.square().mean()])
+            moments /= len(judged)
         variance = moments[:, 1] - moments[:, 0].square()
         deviation = variance.clamp(min=LEAST_DEVIATION**2).sqrt()
         self.typical = torch.stack([moments[:, 0], deviation], 1)
@@ -348,19 +329,17 @@ class LocalModel(Model):
         progress: Progress,
     ) -> tuple[Tensor, Tensor]:
         """Return the features (n, F) and positions (n, 2) of locations drawn with `rng`."""
-        n_seen = len(index) * self.settings.scales
-        each = max(2, math.ceil(CANDIDATES * self.settings.memory / n_seen))
+        each = max(2, math.ceil(CANDIDATES * self.settings.memory / len(index)))
         kept, where = [], []
         for x in self.batches(images, index, progress):
-            for _, seen in self.at_scales(x):
-                part, origin = _window(seen, rng)
-                _, local = self.critic(part, self.restored(part))
-                pooled = self.pooled(local)
-                places = where_places_are(pooled, origin, seen.shape[2:])
-                for features in pooled.flatten(2).transpose(1, 2):
-                    some = torch.randperm(len(features), generator=rng)[:each].to(features.device)
-                    kept.append(features[some])
-                    where.append(places[some])
+            part, origin = _window(x, rng)
+            _, local = self.critic(part, self.restored(part))
+            pooled = self.pooled(local)
+            places = where_places_are(pooled, origin, x.shape[2:])
+            for features in pooled.flatten(2).transpose(1, 2):
+                some = torch.randperm(len(features), generator=rng)[:each].to(features.device)
+                kept.append(features[some])
+                where.append(places[some])
         return torch.cat(kept), torch.cat(where)
 
     def _distances_of_defects(
@@ -368,7 +347,7 @@ class LocalModel(Model):
     ) -> tuple[Tensor, Tensor]:
         """Return the distances of the images unchanged (n,) and with a synthetic defect (n, DRAWS).
 
-        They are seen at their own size. The defects are the same in each call.
+        The defects are the same in each call.
         """
         rng = torch.Generator(device=self.device).manual_seed(self.settings.random_state)
         drawn: list[Tensor] = []
@@ -390,8 +369,6 @@ class _Steps:
     def joint(self, x: Tensor, rng: torch.Generator) -> None:
         """Train to find synthetic defects in crops and to restore the crops."""
         x = varied(x, rng)
-        if self.settings.scales > 1:
-            x = partly_enlarged(x)
         damaged, mask = add_defects(x, rng, clean=0.4, most=3)
         damaged = damaged.contiguous(memory_format=torch.channels_last)
         restored = self.model.restored(damaged)
@@ -430,20 +407,6 @@ def varied(x: Tensor, rng: torch.Generator) -> Tensor:
     x = torch.where(drawn[0] < 0.5, x.flip(3), x)
     x = torch.where(drawn[1] < 0.5, x.flip(2), x)
     return (x * (0.8 + 0.4 * drawn[2])).clamp(0, 1)
-
-
-def enlarged(x: Tensor) -> Tensor:
-    """Return images (B, C, H, W) as (B, C, ⌊1.5 H⌋, ⌊1.5 W⌋)."""
-    return F.interpolate(x, scale_factor=ENLARGEMENT, mode="bilinear", align_corners=False)
-
-
-def partly_enlarged(x: Tensor) -> Tensor:
-    """Return crops (B, C, S, S), every second one with its middle enlarged."""
-    side = x.shape[2]
-    kept = math.ceil(side / ENLARGEMENT)
-    first = (side - kept) // 2
-    middle = x[::2, :, first : first + kept, first : first + kept]
-    return torch.cat([enlarged(middle)[:, :, :side, :side], x[1::2]])
 
 
 def verdict_losses(logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -492,10 +455,6 @@ def one_cycle(step: int, n_steps: int) -> float:
     done = step / n_steps
     rise = min(1.0, 10 * done + 1 / n_steps)
     return rise * (1 + math.cos(math.pi * max(0.0, (done - 0.1) / 0.9))) / 2
-
-
-def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(tensors)).mean(0) if len(tensors) > 1 else tensors[0]
 
 
 def _is_tracing() -> bool:

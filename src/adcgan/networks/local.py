@@ -32,15 +32,12 @@ def _block(in_channels: int, channels: int, stride: int = 1, kernel: int = 3) ->
     )
 
 
-def upsampled(maps: Tensor, factor: float, like: Tensor) -> Tensor:
+def upsampled(maps: Tensor, factor: int, like: Tensor) -> Tensor:
     """Upsample maps (B, C, h, w) by `factor`, cropped to the height and width of `like`.
 
     A factor is used instead of a target size, which would shift locations depending on the size.
     """
     larger = F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
-    if not float(factor).is_integer():
-        # The side was rounded down.
-        larger = F.pad(larger, (0, 1, 0, 1), mode="replicate")
     return larger[:, :, : like.shape[2], : like.shape[3]]
 
 
