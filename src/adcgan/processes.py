@@ -28,7 +28,7 @@ _CODE = "import sys; sys.path[:] = {!r}; from {} import {} as main; main()"
 class Child:
     """A process that answers messages until it is killed, or this process ends, however it does.
 
-    It starts with the first message, and after its end with the next.
+    It starts with the first message, and after `kill` with the next.
 
     Parameters
     ----------
@@ -47,10 +47,10 @@ class Child:
         main: Callable[[], None],
         first: bytes,
         answered: Callable[[bytes | None], None],
-        environment: Mapping[str, str] = os.environ,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._main, self._first, self._answered = main, first, answered
-        self._environment = environment
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def send(self, message: bytes) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
+from queue import SimpleQueue
 
 import psutil
 import pytest
@@ -234,6 +236,15 @@ def test_no_process_outlives_a_sweep_that_is_left(tmp_path):
         children = psutil.Process().children()
         assert len(children) == 2
     assert not any(child.is_running() for child in children)
+
+
+@pytest.mark.parametrize("path", ["there", b"there"])
+def test_a_system_error_keeps_its_kind_and_path_on_its_way_from_a_worker(path):
+    worker = workers._Worker(b"", 1, SimpleQueue())
+    answer = workers._bytes(failure=(errno.EACCES, "Permission denied", path))
+    with pytest.raises(PermissionError, match="there") as raised:
+        worker.finished(answer)
+    assert (raised.value.errno, raised.value.filename) == (errno.EACCES, "there")
 
 
 def test_cells_are_spread_over_all_gpus(monkeypatch):

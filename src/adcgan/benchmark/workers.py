@@ -227,7 +227,8 @@ class _Worker:
 
 
 def _bytes(**message: Any) -> bytes:
-    return json.dumps(message).encode()
+    # The path in a system error may be bytes.
+    return json.dumps(message, default=os.fsdecode).encode()
 
 
 def main() -> None:
