@@ -1,4 +1,4 @@
-"""benchmarks/critic_leads.py trains and judges what it says, once each."""
+"""benchmarks/critic_leads.py and its parts train and judge what they say, once each."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ import torch
 def critic_leads(benchmark_script: Callable[[str], Any]) -> Any:
     """Return the script as a module."""
     return benchmark_script("critic_leads")
+
+
+@pytest.fixture
+def training(benchmark_script: Callable[[str], Any]) -> Any:
+    """Return the module that trains critics."""
+    return benchmark_script("critic_training")
 
 
 @pytest.mark.slow
@@ -61,28 +67,31 @@ def test_a_critic_that_learned_finds_other_digits(critic_leads: Any) -> None:
     assert found["auroc"]["Dirichlet"] > 65
 
 
-def test_the_fitted_dirichlet_distribution_is_the_one_drawn_from(critic_leads: Any) -> None:
+def test_the_fitted_dirichlet_distribution_is_the_one_drawn_from(
+    benchmark_script: Callable[[str], Any],
+) -> None:
     parameters = np.array([8.0, 0.7, 2.0, 0.3])
     drawn = np.random.default_rng(0).dirichlet(parameters, 20_000)
-    found = critic_leads.fitted_dirichlet(torch.from_numpy(np.log(np.maximum(drawn, 1e-30))))
+    log_p = torch.from_numpy(np.log(np.maximum(drawn, 1e-30)))
+    found = benchmark_script("critic_scores").fitted_dirichlet(log_p)
     np.testing.assert_allclose(found.numpy(), parameters, rtol=0.05)
 
 
-def test_steps_of_muon_are_about_orthogonal(critic_leads: Any) -> None:
+def test_steps_of_muon_are_about_orthogonal(training: Any) -> None:
     torch.manual_seed(0)
     for shape in [(8, 40), (40, 8)]:
-        step = critic_leads._orthogonal(torch.randn(shape) + 3)
+        step = training._orthogonal(torch.randn(shape) + 3)
         lengths = torch.linalg.svdvals(step)
         assert lengths.min() > 0.3
         assert lengths.max() < 1.5
 
 
-def test_a_whitened_start_makes_outputs_that_are_uncorrelated(critic_leads: Any) -> None:
+def test_a_whitened_start_makes_outputs_that_are_uncorrelated(training: Any) -> None:
     torch.manual_seed(0)
     smooth = torch.nn.functional.avg_pool2d(torch.rand(64, 3, 34, 34), 3, 1)
     images = (255 * smooth).to(torch.uint8)
     convolution = torch.nn.Conv2d(3, 16, 3, bias=False)
-    critic_leads.begin(torch.nn.Sequential(convolution), "whitened", images)
+    training.begin(torch.nn.Sequential(convolution), "whitened", images)
     made = convolution(images.float() / 255).transpose(0, 1).flatten(1)
     spread = torch.cov(made)
     assert (spread - torch.diag(spread.diag())).abs().max() < 0.02
@@ -90,8 +99,8 @@ def test_a_whitened_start_makes_outputs_that_are_uncorrelated(critic_leads: Any)
     assert spread.diag().max() <= 1.01
 
 
-def test_an_identity_start_passes_maps_on(critic_leads: Any) -> None:
+def test_an_identity_start_passes_maps_on(training: Any) -> None:
     first, second = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 6, 3, padding=1, bias=False)
-    critic_leads.begin(torch.nn.Sequential(first, second), "identity", torch.zeros(1))
+    training.begin(torch.nn.Sequential(first, second), "identity", torch.zeros(1))
     x = torch.rand(2, 4, 8, 8)
     assert torch.equal(second(x)[:, :4], x)

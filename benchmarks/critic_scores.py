@@ -1,0 +1,165 @@
+"""Scores of images by a self-supervised critic alone, higher = more anomalous."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import polygamma, psi
+from torch import Tensor
+from torch.nn import functional as F
+
+from adcgan.data.transformations import TURNS, Task, Transformation
+from adcgan.detectors.density import (
+    gaussian_whitening,
+    mahalanobis_distance,
+    neighbour_distance,
+)
+from adcgan.losses import answer_losses
+from adcgan.networks import SelfSupervisedCritic
+from adcgan.networks.critic import RESIDUAL_FROM
+
+NEIGHBOURS = 5
+
+
+def shift_of(side: int) -> float:
+    """Return how far a shift goes, as a share of the side: as in adcgan-ss."""
+    return 1 / 4 if side >= RESIDUAL_FROM else 1 / 8
+
+
+@torch.no_grad()
+def features_of(
+    critic: SelfSupervisedCritic, images: Tensor, done: tuple[Transformation, ...]
+) -> Tensor:
+    """Return features (S, n, F) of uint8 images in S transformations."""
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    critic.global_features_of(t(part.float() / 255, shift_of(part.shape[-1])))
+                    for part in images.split(250)
+                ]
+            )
+            for t in done
+        ]
+    )
+
+
+def cropped(images: Tensor, corner: int) -> Tensor:
+    """Return corners of uint8 images (n, C, H, H), seven eighths of a side, enlarged."""
+    side = images.shape[-1]
+    kept = side - side // 8
+    top, left = (side - kept) * (corner // 2), (side - kept) * (corner % 2)
+    part = images[:, :, top : top + kept, left : left + kept].float()
+    found = F.interpolate(part, (side, side), mode="bilinear", align_corners=False)
+    return found.round().clamp(0, 255).to(torch.uint8)
+
+
+def scores(critic: SelfSupervisedCritic, images: Tensor, references: Tensor) -> dict[str, Tensor]:
+    """Return the scores (n,) of images by name, higher = more anomalous.
+
+    Those of `scores_of` over all transformations and over those that adcgan-ss scores; and means of
+    the latter over an image and its corners, enlarged.
+    """
+    done = critic.task.transformations
+    few = tuple(t for t in done if sum(change > 0 for change in t[1:]) <= 1)
+    usual = scores_of(critic, images, references, few)
+    crops = [
+        usual,
+        *(
+            scores_of(critic, cropped(images, corner), cropped(references, corner), few)
+            for corner in range(4)
+        ),
+    ]
+    every = scores_of(critic, images, references, done, features=done)
+    return (
+        usual
+        | {f"{name}, all": values for name, values in every.items()}
+        | {f"{name}, crops": torch.stack([crop[name] for crop in crops]).mean(0) for name in usual}
+    )
+
+
+def scores_of(
+    critic: SelfSupervisedCritic,
+    images: Tensor,
+    references: Tensor,
+    done: tuple[Transformation, ...],
+    features: tuple[Transformation, ...] = TURNS,
+) -> dict[str, Tensor]:
+    """Return the scores (n,) of images by name, over the transformations `done`.
+
+    Recognition by the mean of −log p, of 1 − p, or of −logit of what was done, or by Golan and
+    El-Yaniv's Dirichlet score; neighbours and Mahalanobis distance over those in `features`.
+    """
+    task = critic.task
+    seen, known = features_of(critic, images, done), features_of(critic, references, done)
+    truth = task.truth(done)
+    with torch.no_grad():
+        logits, usual = critic.answers(seen), critic.answers(known)
+    losses = torch.stack(
+        [
+            answer_losses(one, answer.expand(len(one), -1), task.answers)
+            for one, answer in zip(logits, truth, strict=True)
+        ]
+    )
+    directions, reference = F.normalize(seen, dim=2), F.normalize(known, dim=2)
+    near, typical = [], []
+    for i in (i for i, t in enumerate(done) if t in features):
+        near.append(neighbour_distance(directions[i], reference[i], NEIGHBOURS))
+        normal = gaussian_whitening(reference[i].numpy())
+        typical.append(mahalanobis_distance(directions[i], *normal))
+    return {
+        "recognition": losses.sum(2).mean(0),
+        "1 - p": 1 - losses.neg().exp().prod(2).mean(0),
+        "logit": -_true_logits(logits, truth, task).mean(0),
+        "Dirichlet": dirichlet(logits, usual, task),
+        "neighbours": torch.stack(near).mean(0),
+        "typicality": torch.stack(typical).mean(0),
+    }
+
+
+def together(found: dict[str, Tensor], normal: Tensor, called: str = "") -> Tensor:
+    """Return the mean of adcgan-ss's three components, each on the scale of the `normal` images."""
+    parts = [found[f"{name}{called}"] for name in ("recognition", "neighbours", "typicality")]
+    scaled = [(x - x[normal].mean()) / x[normal].std() for x in parts]
+    return torch.stack([x.double() for x in scaled]).mean(0)
+
+
+def _true_logits(logits: Tensor, truth: Tensor, task: Task) -> Tensor:
+    """Return the logits (S, n) of what was done, summed over questions."""
+    parts = logits.split(list(task.answers), 2)
+    index = truth[:, :, None, None].expand(-1, -1, logits.shape[1], -1)
+    return torch.stack([part.gather(2, index[:, q])[..., 0] for q, part in enumerate(parts)]).sum(0)
+
+
+def dirichlet(logits: Tensor, usual: Tensor, task: Task) -> Tensor:
+    """Return Golan and El-Yaniv's score (n,): unlikeness to what answers to normal images are.
+
+    Answers are taken for draws of a Dirichlet distribution for each transformation and question,
+    fitted to those for training images.
+    """
+    total = torch.zeros(logits.shape[1], dtype=torch.float64)
+    for given, normal in zip(logits, usual, strict=True):
+        parts = zip(given.split(task.answers, 1), normal.split(task.answers, 1), strict=True)
+        for part, known in parts:
+            log_p, log_q = (F.log_softmax(x.double(), 1).clamp(min=-30) for x in (part, known))
+            total -= ((fitted_dirichlet(log_q) - 1) * log_p).sum(1)
+    return total / len(logits)
+
+
+def fitted_dirichlet(log_p: Tensor) -> Tensor:
+    """Return the parameters (A,) most likely for draws whose logarithms (n, A) are given.
+
+    Minka (2000), "Estimating a Dirichlet distribution": fixed point from a first guess.
+    """
+    mean, of_log = log_p.exp().mean(0).numpy(), log_p.mean(0).numpy()
+    first = (len(mean) - 1) * -psi(1) / (mean * (np.log(mean) - of_log)).sum()
+    a = np.maximum(first * mean, 1e-3)
+    for _ in range(200):
+        y = psi(a.sum()) + of_log
+        new = np.where(y >= -2.22, np.exp(y) + 0.5, -1 / (y - psi(1)))
+        for _ in range(5):
+            new = new - (psi(new) - y) / polygamma(1, new)
+        moved, a = np.abs(new - a).max(), new
+        if moved < 1e-4:
+            break
+    return torch.from_numpy(a)
