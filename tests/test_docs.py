@@ -582,7 +582,12 @@ def test_the_figures_of_adcgan_are_those_of_the_rows() -> None:
     nine = aurocs("adcgan-mnist-all-vs-one-width-0.125.jsonl", "adcgan")
     table = published(3)
     paper_nine = [table["mnist", "all-vs-one", str(class_), "adcgan"] for class_ in range(10)]
-    for label, figures in (("AD-CGAN", nine), ("paper, width 1", paper_nine)):
+    nearest_nine = aurocs("pixels-mnist-all-vs-one.jsonl", "pixel-knn")
+    for label, figures in (
+        ("AD-CGAN", nine),
+        ("pixel k-NN", nearest_nine),
+        ("paper, width 1", paper_nine),
+    ):
         assert f"| {label} | {mean(figures):.1f} | {spaced(figures)} |" in text
     cifar10 = mean(tenth + aurocs("adcgan-cifar10-width-0.5.jsonl", "adcgan"))
     mnist = mean(aurocs("adcgan-mnist-width-0.25.jsonl", "adcgan"))
