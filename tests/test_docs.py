@@ -460,6 +460,15 @@ def test_the_figures_of_the_pixel_baselines_are_those_of_the_rows() -> None:
         assert f"| {label} | {' | '.join(of_detectors)} |" in text
 
 
+def test_the_figures_of_the_papers_baselines_are_those_of_the_rows() -> None:
+    page = text_of(DOCS / "detectors" / "published.md")
+    for detector in ("aegan", "alad", "egbad", "rda"):
+        found = aurocs(f"{detector}-mnist-width-0.25.jsonl", detector)
+        assert len(found) == 10
+        figures = rf"\| {mean(found):.1f} \| [\d.–]+ \| {spaced(found)} \|"
+        assert re.search(rf"\n\| {detector} \| [\w ]+ {figures}", page)
+
+
 def test_the_table_of_effort_says_what_each_setting_stands_for() -> None:
     def told(name: str, effort: str) -> str:
         detector, words = SelfSupervisedADCGAN(effort=effort), []
