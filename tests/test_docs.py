@@ -470,9 +470,14 @@ def test_the_figures_of_the_papers_baselines_are_those_of_the_rows() -> None:
         assert re.search(rf"\n\| {detector}.* \| [\w ]+ {figures}", page)
     nearest = by_class("pixels-mnist.jsonl", "pixel-knn")
     assert f"have a mean of {mean(nearest.values()):.1f}." in page
-    searched = by_class("anogan-mnist-width-0.25.jsonl", "anogan")
-    assert f"\n| anogan | 20 | {spaced(searched.values())} |" in page
+    for name, epochs in (("anogan", "20"), ("adgan", "20 of 100")):
+        searched = by_class(f"{name}-mnist-width-0.25.jsonl", name)
+        assert list(searched) == [1, 4, 8]
+        assert f"\n| {name} | {epochs} | {spaced(searched.values())} |" in page
     assert f"| raw pixels, k-NN | | {spaced(nearest[digit] for digit in searched)} |" in page
+    table = published(3)
+    paper = (table["mnist", "one-vs-all", str(digit), "adgan"] for digit in searched)
+    assert f"| ADGAN in AD-CGAN's paper | | {spaced(paper)} |" in page
 
 
 def test_the_table_of_effort_says_what_each_setting_stands_for() -> None:
