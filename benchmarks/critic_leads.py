@@ -7,8 +7,9 @@ row, appended as it is done; those that the file has are left out, so the same c
     python benchmarks/critic_leads.py --dataset cifar10 --classes 0,3 --steps 1200 --out FILE.jsonl
     python benchmarks/critic_leads.py --table FILE.jsonl
 
-With --bf16 they train in bfloat16, twice as fast where the processor has fast instructions for it;
-compare rows of one precision alone.
+With --bf16 they learn and look in bfloat16, twice as fast where the processor has fast instructions
+for it; compare rows of one precision alone. With --crops the corners of an image are scored too,
+which takes as long again as all 72 transformations.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ LEADS: dict[str, Lead] = {
 }
 
 
-def measure(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> dict[str, Any]:
+def measure(
+    lead: Lead, dataset: str, class_: int, steps: int, seed: int, crops: bool = False
+) -> dict[str, Any]:
     """Train and judge one lead; return AUROCs in percent and what they took."""
     images = load_named(dataset, "train")
     assert images.labels is not None
@@ -70,10 +73,12 @@ def measure(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> dic
         critic, _ = train(lead, learned, steps, seed)
     trained = time.process_time()
     step = max(1, -(-len(learned) // REFERENCES))
-    found = scores(critic, torch.from_numpy(images.images[judged]), learned[::step])
+    found = scores(
+        critic, torch.from_numpy(images.images[judged]), learned[::step], lead.precision, crops
+    )
+    called = ("", ", all", *([", crops"] if crops else []))
     means = {
-        f"score{called}": together(found, torch.from_numpy(labels == 0), called)
-        for called in ("", ", all", ", crops")
+        f"score{kind}": together(found, torch.from_numpy(labels == 0), kind) for kind in called
     }
     return {
         "auroc": {
@@ -89,12 +94,13 @@ def measure(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> dic
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    names = list(rows[0]["auroc"])
+    names = list(dict.fromkeys(name for row in rows for name in row["auroc"]))
     head = ["lead", "set", "class", "steps", "seed", *names]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         told = [row["name"], row["dataset"], row["class"], row["steps"], row["seed"]]
-        lines.append([*map(str, told), *(f"{row['auroc'][name]:.1f}" for name in names)])
+        figures = (row["auroc"].get(name) for name in names)
+        lines.append([*map(str, told), *("" if x is None else f"{x:.1f}" for x in figures)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -106,6 +112,7 @@ def main() -> None:
     parser.add_argument("--leads", default=",".join(LEADS))
     parser.add_argument("--steps", type=int, default=1200, help="of 128 images")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--crops", action="store_true", help="score corners of the images too")
     parser.add_argument("--width", type=float, help="instead of a lead's own")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path, help="a file that rows are appended to")
@@ -130,18 +137,18 @@ def main() -> None:
                 if asked.bf16:
                     lead = replace(lead, precision="bf16")
                 told = {"name": name, "dataset": asked.dataset, "class": class_, "seed": seed}
-                told |= {"steps": asked.steps, "lead": asdict(lead)}
+                told |= {"steps": asked.steps, "lead": asdict(lead), "crops": asked.crops}
                 if asked.out.exists() and any(
                     told.items() <= json.loads(line).items()
                     for line in asked.out.read_text().splitlines()
                 ):
                     continue
-                found = measure(lead, asked.dataset, class_, asked.steps, seed)
+                found = measure(lead, asked.dataset, class_, asked.steps, seed, asked.crops)
                 command = (
                     f"python benchmarks/critic_leads.py --dataset {asked.dataset} "
                     f"--classes {class_} --steps {asked.steps} --seeds {seed} --leads {name}"
                 )
-                command += " --bf16" * asked.bf16
+                command += " --bf16" * asked.bf16 + " --crops" * asked.crops
                 if asked.width is not None:
                     command += f" --width {asked.width:g}"
                 row = told | found | {"command": command} | circumstances()

@@ -28,11 +28,14 @@ def shift_of(side: int) -> float:
 
 @torch.no_grad()
 def features_of(
-    critic: SelfSupervisedCritic, images: Tensor, done: tuple[Transformation, ...]
+    critic: SelfSupervisedCritic,
+    images: Tensor,
+    done: tuple[Transformation, ...],
+    precision: str = "float32",
 ) -> Tensor:
-    """Return features (S, n, F) of uint8 images in S transformations."""
-    return torch.stack(
-        [
+    """Return features (S, n, F) of uint8 images in S transformations, computed in "bf16" or not."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        found = [
             torch.cat(
                 [
                     critic.global_features_of(t(part.float() / 255, shift_of(part.shape[-1])))
@@ -41,7 +44,7 @@ def features_of(
             )
             for t in done
         ]
-    )
+    return torch.stack(found).float()
 
 
 def cropped(images: Tensor, corner: int) -> Tensor:
@@ -54,28 +57,34 @@ def cropped(images: Tensor, corner: int) -> Tensor:
     return found.round().clamp(0, 255).to(torch.uint8)
 
 
-def scores(critic: SelfSupervisedCritic, images: Tensor, references: Tensor) -> dict[str, Tensor]:
+def scores(
+    critic: SelfSupervisedCritic,
+    images: Tensor,
+    references: Tensor,
+    precision: str = "float32",
+    crops: bool = False,
+) -> dict[str, Tensor]:
     """Return the scores (n,) of images by name, higher = more anomalous.
 
-    Those of `scores_of` over all transformations and over those that adcgan-ss scores; and means of
-    the latter over an image and its corners, enlarged.
+    Those of `scores_of` over the transformations that adcgan-ss scores and over all of them; with
+    `crops` the means of the former over an image and its corners, enlarged.
     """
     done = critic.task.transformations
     few = tuple(t for t in done if sum(change > 0 for change in t[1:]) <= 1)
-    usual = scores_of(critic, images, references, few)
-    crops = [
-        usual,
-        *(
-            scores_of(critic, cropped(images, corner), cropped(references, corner), few)
+    seen, known = (features_of(critic, x, done, precision) for x in (images, references))
+    index = [done.index(t) for t in few]
+    usual = scores_of_features(critic, seen[index], known[index], few)
+    every = scores_of_features(critic, seen, known, done, features=done)
+    found = usual | {f"{name}, all": values for name, values in every.items()}
+    if crops:
+        corners = [
+            scores_of(critic, cropped(images, corner), cropped(references, corner), few, precision)
             for corner in range(4)
-        ),
-    ]
-    every = scores_of(critic, images, references, done, features=done)
-    return (
-        usual
-        | {f"{name}, all": values for name, values in every.items()}
-        | {f"{name}, crops": torch.stack([crop[name] for crop in crops]).mean(0) for name in usual}
-    )
+        ]
+        for name, values in usual.items():
+            ensemble = torch.stack([values, *(corner[name] for corner in corners)])
+            found[f"{name}, crops"] = ensemble.mean(0)
+    return found
 
 
 def scores_of(
@@ -83,15 +92,27 @@ def scores_of(
     images: Tensor,
     references: Tensor,
     done: tuple[Transformation, ...],
+    precision: str = "float32",
+) -> dict[str, Tensor]:
+    """Return the scores (n,) of uint8 images, as `scores_of_features` has them."""
+    seen, known = (features_of(critic, x, done, precision) for x in (images, references))
+    return scores_of_features(critic, seen, known, done)
+
+
+def scores_of_features(
+    critic: SelfSupervisedCritic,
+    seen: Tensor,
+    known: Tensor,
+    done: tuple[Transformation, ...],
     features: tuple[Transformation, ...] = TURNS,
 ) -> dict[str, Tensor]:
-    """Return the scores (n,) of images by name, over the transformations `done`.
+    """Return the scores (n,) of features (S, n, F) beside those (S, m, F) of training images.
 
-    Recognition by the mean of −log p, of 1 − p, or of −logit of what was done, or by Golan and
-    El-Yaniv's Dirichlet score; neighbours and Mahalanobis distance over those in `features`.
+    Both are of the S transformations `done`. Recognition by the mean of −log p, of 1 − p, or of
+    −logit of what was done, or by Golan and El-Yaniv's Dirichlet score; neighbours and Mahalanobis
+    distance over those in `features`.
     """
     task = critic.task
-    seen, known = features_of(critic, images, done), features_of(critic, references, done)
     truth = task.truth(done)
     with torch.no_grad():
         logits, usual = critic.answers(seen), critic.answers(known)

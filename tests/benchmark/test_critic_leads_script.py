@@ -35,23 +35,26 @@ def test_each_lead_is_one_row_however_often_it_is_asked_for(
     file = tmp_path / "rows.jsonl"
     asked = ["critic_leads.py", "--dataset", "digits", "--classes", "4", "--steps", "2"]
     asked += ["--width", "0.05", "--out", str(file), "--leads"]
-    for leads in (
-        "muon",
-        "muon,centre-loss",
-        "one-question-no-views,averaged-weights,shifted-negatives",
-        "whitened-start,identity-start",
+    for leads, more in (
+        ("muon", []),
+        ("muon,centre-loss", []),
+        ("one-question-no-views,averaged-weights,shifted-negatives", ["--bf16"]),
+        ("whitened-start,identity-start", ["--crops"]),
     ):
-        monkeypatch.setattr(sys, "argv", [*asked, leads])
+        monkeypatch.setattr(sys, "argv", [*asked, leads, *more])
         critic_leads.main()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     names = ["muon", "centre-loss", "one-question-no-views", "averaged-weights"]
     names += ["shifted-negatives", "whitened-start", "identity-start"]
     assert [row["name"] for row in rows] == names
     for row in rows:
-        assert {"Dirichlet, all", "score", "score, crops", "neighbours, all"} <= row["auroc"].keys()
+        assert {"Dirichlet, all", "score", "neighbours, all"} <= row["auroc"].keys()
+        assert ("score, crops" in row["auroc"]) == row["name"].endswith("-start")
         assert all(0 <= figure <= 100 for figure in row["auroc"].values())
         assert row["commit"]
-        assert row["command"].endswith(f"--leads {row['name']} --width 0.05")
+        assert f"--leads {row['name']} " in row["command"]
+        assert row["command"].endswith(" --width 0.05")
+        assert (" --bf16" in row["command"]) == (row["lead"]["precision"] == "bf16")
     assert len({json.dumps(row["auroc"]) for row in rows}) == len(rows)
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["critic_leads.py", "--table", str(file)])
