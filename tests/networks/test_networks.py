@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch.nn.utils.parametrize import cached
+from torch.nn.utils.parametrize import cached, is_parametrized
 
 from adcgan.data.image_file import MAX_SIZE, MIN_SIZE
 from adcgan.networks import (
@@ -12,6 +12,7 @@ from adcgan.networks import (
     Encoder,
     Generator,
     LatentCritic,
+    SelfSupervisedCritic,
     default_latent_dim,
 )
 from adcgan.networks.residual import WideBlock
@@ -133,3 +134,15 @@ def test_the_skip_of_few_channels_is_the_strided_convolution_with_its_gradients(
     strided = torch.nn.functional.conv2d(activated, block.skip.weight, stride=2)
     (block.body(activated) + strided).sum().backward()
     torch.testing.assert_close(x.grad, again.grad.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "normalised"), [("paper", True), ("small", False), ("full", False)]
+)
+def test_residual_trunks_have_no_spectral_norm_as_the_pages_say(
+    trunk: str, normalised: bool
+) -> None:
+    critic = SelfSupervisedCritic(3, 32, width=0.125, trunk=trunk)
+    layers = [m for m in critic.trunk.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {is_parametrized(layer) for layer in layers} == {normalised}
+    assert is_parametrized(critic.logit)
