@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ import adcgan
 from adcgan import DETECTORS, load_named
 from adcgan.benchmark.published import published
 from adcgan.cli import app, fit
+from adcgan.data import DATASETS
 from adcgan.detectors import SelfSupervisedADCGAN
 from adcgan.detectors.effort import EFFORTS
 
@@ -245,6 +247,29 @@ def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
         known = {option for param in command.params for option in param.opts} | {"--help", "-h"}
         options = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert options <= known, f"{shown}: {sorted(options - known)}"
+
+
+@every_page
+def test_the_settings_of_a_pages_commands_are_those_of_the_detector_that_they_train(
+    page: Path,
+) -> None:
+    for shown in shown_commands(page):
+        words = shlex.split(shown.partition(" && ")[0], comments=True)
+        if len(words) < 3 or words[1] not in {"fit", "benchmark"}:
+            continue
+        given: dict[str, list[str]] = {}
+        for option, value in pairwise(words):
+            given.setdefault(option, []).append(value)
+        named = given.get("--detector", []) + given.get("--detectors", [])
+        if not named and words[1] == "fit":
+            assert page.parent.name != "detectors", f"{shown}: of which detector?"
+            named = ["adcgan-ss" if words[2] in DATASETS else "adcgan-local"]
+        settings = [value.partition("=")[0] for value in given.get("--set", [])]
+        for name in ",".join(named).split(","):
+            if name in DETECTORS:
+                known = inspect.signature(DETECTORS[name]).parameters
+                own = {setting.removeprefix(f"{name}.") for setting in settings}
+                assert {key for key in own if "." not in key} <= set(known), f"{shown}: {name}"
 
 
 def test_the_reference_of_commands_is_current() -> None:
