@@ -19,6 +19,8 @@ from adcgan.networks import SelfSupervisedCritic
 from adcgan.networks.critic import RESIDUAL_FROM
 
 NEIGHBOURS = 5
+# What the score of adcgan-ss is the mean of.
+COMPONENTS = ("recognition", "neighbours", "typicality")
 
 
 def shift_of(side: int) -> float:
@@ -138,9 +140,11 @@ def scores_of_features(
     }
 
 
-def together(found: dict[str, Tensor], normal: Tensor, called: str = "") -> Tensor:
-    """Return the mean of adcgan-ss's three components, each on the scale of the `normal` images."""
-    parts = [found[f"{name}{called}"] for name in ("recognition", "neighbours", "typicality")]
+def together(
+    found: dict[str, Tensor], normal: Tensor, called: str = "", names: tuple[str, ...] = COMPONENTS
+) -> Tensor:
+    """Return the mean (n,) of scores by name, each on the scale of the `normal` images."""
+    parts = [found[f"{name}{called}"] for name in names]
     scaled = [(x - x[normal].mean()) / x[normal].std() for x in parts]
     return torch.stack([x.double() for x in scaled]).mean(0)
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances
-from critic_scores import NEIGHBOURS, features_of, scores_of, shift_of, together
+from critic_scores import COMPONENTS, NEIGHBOURS, features_of, scores_of, shift_of, together
 from critic_training import Lead, Trained, train
 from left_out import Judgement, compare, table
 from sklearn.cluster import KMeans
@@ -40,7 +40,15 @@ from adcgan.training.device import denormals_flushed
 
 # Training images that features are compared with, and images of the class left out to judge.
 REFERENCES, ANOMALOUS = 2000, 1000
-CLUSTERS = (5, 20)
+CLUSTERS = (5, 20, 50)
+# Scores that are means of others: adcgan-ss's, with what noticed a new class better than its parts.
+MEANS = {
+    "score": COMPONENTS,
+    "score, Dirichlet": ("Dirichlet", "neighbours", "typicality"),
+    "score, 20 Gaussians": (*COMPONENTS, "20 Gaussians"),
+    "score, both": ("Dirichlet", "neighbours", "typicality", "20 Gaussians"),
+    "Dirichlet, 20 Gaussians": ("Dirichlet", "20 Gaussians"),
+}
 
 LEADS: dict[str, dict[str, Any]] = {
     "standard": {},
@@ -61,7 +69,7 @@ def lead_of(name: str, side: int) -> Lead:
 
 @torch.no_grad()
 def scores(trained: Trained, images: Tensor, references: Tensor) -> dict[str, Tensor]:
-    """Return the scores (n,) of uint8 images by name, but for the mean of adcgan-ss's components.
+    """Return the scores (n,) of uint8 images by name, but for means of several.
 
     Those of `scores_of`, and of the features in the four turns: neighbours in whitened features,
     the same relative to the neighbours' own, the distance from the nearest of k clusters, each with
@@ -143,7 +151,7 @@ def judge(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> Judge
     step = max(1, -(-len(learned) // REFERENCES))
     found = scores(trained, torch.from_numpy(images.images[judged]), learned[::step])
     is_normal = torch.arange(len(judged)) < len(normal)
-    found = {"score": together(found, is_normal)} | found
+    found = {name: together(found, is_normal, names=of) for name, of in MEANS.items()} | found
     values = {name: score.double().numpy() for name, score in found.items()}
     return Judgement(class_, images.labels[judged], values)
 

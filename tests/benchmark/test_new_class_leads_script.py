@@ -42,9 +42,13 @@ def test_a_lead_is_a_row_for_each_pair_however_often_it_is_asked_for(
     for row in rows:
         learned = {"no cluster"} <= row["left_out"].keys()
         assert learned == (row["settings"]["lead"] == "10-clusters")
-        assert {"score", "neighbours, relative", "20 Gaussians", "map, places"} <= row[
-            "normal"
-        ].keys()
+        assert {
+            "score",
+            "score, both",
+            "neighbours, relative",
+            "20 Gaussians",
+            "map, places",
+        } <= row["normal"].keys()
         assert row["left_out"]["neighbours"] > row["normal"]["neighbours"] + 5
         assert row["command"].endswith(f"--leads {row['settings']['lead']} --width 0.1")
         assert row["commit"]
