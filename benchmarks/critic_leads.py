@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances
-from critic_scores import scores, together
+from critic_scores import MEANS, scores, together
 from critic_training import BATCH, Lead, train
 
 from adcgan import load_named
@@ -76,9 +76,11 @@ def measure(
     found = scores(
         critic, torch.from_numpy(images.images[judged]), learned[::step], lead.precision, crops
     )
-    called = ("", ", all", *([", crops"] if crops else []))
+    kinds = ("", ", all", *([", crops"] if crops else []))
     means = {
-        f"score{kind}": together(found, torch.from_numpy(labels == 0), kind) for kind in called
+        f"{name}{kind}": together(found, torch.from_numpy(labels == 0), of, kind)
+        for name, of in MEANS.items()
+        for kind in kinds
     }
     return {
         "auroc": {

@@ -19,8 +19,12 @@ from adcgan.networks import SelfSupervisedCritic
 from adcgan.networks.critic import RESIDUAL_FROM
 
 NEIGHBOURS = 5
-# What the score of adcgan-ss is the mean of.
-COMPONENTS = ("recognition", "neighbours", "typicality")
+# Scores that are means of others: that of adcgan-ss, and with recognition of other kinds.
+MEANS = {
+    "score": ("recognition", "neighbours", "typicality"),
+    "score, logit": ("logit", "neighbours", "typicality"),
+    "score, Dirichlet": ("Dirichlet", "neighbours", "typicality"),
+}
 
 
 def shift_of(side: int) -> float:
@@ -141,9 +145,12 @@ def scores_of_features(
 
 
 def together(
-    found: dict[str, Tensor], normal: Tensor, called: str = "", names: tuple[str, ...] = COMPONENTS
+    found: dict[str, Tensor], normal: Tensor, names: tuple[str, ...], called: str = ""
 ) -> Tensor:
-    """Return the mean (n,) of scores by name, each on the scale of the `normal` images."""
+    """Return the mean (n,) of scores by name, each on the scale of the `normal` images.
+
+    After every name stands what the scores are `called`, as ", all".
+    """
     parts = [found[f"{name}{called}"] for name in names]
     scaled = [(x - x[normal].mean()) / x[normal].std() for x in parts]
     return torch.stack([x.double() for x in scaled]).mean(0)

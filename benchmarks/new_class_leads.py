@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances
-from critic_scores import COMPONENTS, NEIGHBOURS, features_of, scores_of, shift_of, together
+from critic_scores import MEANS, NEIGHBOURS, features_of, scores_of, shift_of, together
 from critic_training import Lead, Trained, train
 from left_out import Judgement, compare, table
 from sklearn.cluster import KMeans
@@ -41,13 +41,11 @@ from adcgan.training.device import denormals_flushed
 # Training images that features are compared with, and images of the class left out to judge.
 REFERENCES, ANOMALOUS = 2000, 1000
 CLUSTERS = (5, 20, 50)
-# Scores that are means of others: adcgan-ss's, with what noticed a new class better than its parts.
-MEANS = {
-    "score": COMPONENTS,
-    "score, Dirichlet": ("Dirichlet", "neighbours", "typicality"),
-    "score, 20 Gaussians": (*COMPONENTS, "20 Gaussians"),
-    "score, both": ("Dirichlet", "neighbours", "typicality", "20 Gaussians"),
-    "Dirichlet, 20 Gaussians": ("Dirichlet", "20 Gaussians"),
+WITH_CLUSTERS = {
+    "score, 20 Gaussians": (*MEANS["score"], "20 Gaussians"),
+    "score, logit, 20 Gaussians": (*MEANS["score, logit"], "20 Gaussians"),
+    "logit, 20 Gaussians": ("logit", "20 Gaussians"),
+    "logit, neighbours": ("logit", "neighbours"),
 }
 
 LEADS: dict[str, dict[str, Any]] = {
@@ -151,7 +149,8 @@ def judge(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> Judge
     step = max(1, -(-len(learned) // REFERENCES))
     found = scores(trained, torch.from_numpy(images.images[judged]), learned[::step])
     is_normal = torch.arange(len(judged)) < len(normal)
-    found = {name: together(found, is_normal, names=of) for name, of in MEANS.items()} | found
+    means = MEANS | WITH_CLUSTERS
+    found = {name: together(found, is_normal, of) for name, of in means.items()} | found
     values = {name: score.double().numpy() for name, score in found.items()}
     return Judgement(class_, images.labels[judged], values)
 

@@ -48,7 +48,7 @@ def test_each_lead_is_one_row_however_often_it_is_asked_for(
     names += ["shifted-negatives", "whitened-start", "identity-start"]
     assert [row["name"] for row in rows] == names
     for row in rows:
-        assert {"Dirichlet, all", "score", "neighbours, all"} <= row["auroc"].keys()
+        assert {"Dirichlet, all", "score, logit", "neighbours, all"} <= row["auroc"].keys()
         assert ("score, crops" in row["auroc"]) == row["name"].endswith("-start")
         assert all(0 <= figure <= 100 for figure in row["auroc"].values())
         assert row["commit"]

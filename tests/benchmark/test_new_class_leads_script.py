@@ -44,7 +44,7 @@ def test_a_lead_is_a_row_for_each_pair_however_often_it_is_asked_for(
         assert learned == (row["settings"]["lead"] == "10-clusters")
         assert {
             "score",
-            "score, both",
+            "score, logit, 20 Gaussians",
             "neighbours, relative",
             "20 Gaussians",
             "map, places",
