@@ -9,7 +9,7 @@ row, appended as it is done; those that the file has are left out, so the same c
 
 With --bf16 they learn and look in bfloat16, twice as fast where the processor has fast instructions
 for it; compare rows of one precision alone. With --crops the corners of an image are scored too,
-which takes as long again as all 72 transformations.
+which takes longer than all 72 transformations do.
 """
 
 from __future__ import annotations

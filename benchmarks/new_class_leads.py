@@ -41,7 +41,8 @@ from adcgan.training.device import denormals_flushed
 # Training images that features are compared with, and images of the class left out to judge.
 REFERENCES, ANOMALOUS = 2000, 1000
 CLUSTERS = (5, 20, 50)
-WITH_CLUSTERS = {
+# More means, with clusters or with fewer parts.
+MORE_MEANS = {
     "score, 20 Gaussians": (*MEANS["score"], "20 Gaussians"),
     "score, logit, 20 Gaussians": (*MEANS["score, logit"], "20 Gaussians"),
     "logit, 20 Gaussians": ("logit", "20 Gaussians"),
@@ -149,7 +150,7 @@ def judge(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> Judge
     step = max(1, -(-len(learned) // REFERENCES))
     found = scores(trained, torch.from_numpy(images.images[judged]), learned[::step])
     is_normal = torch.arange(len(judged)) < len(normal)
-    means = MEANS | WITH_CLUSTERS
+    means = MEANS | MORE_MEANS
     found = {name: together(found, is_normal, of) for name, of in means.items()} | found
     values = {name: score.double().numpy() for name, score in found.items()}
     return Judgement(class_, images.labels[judged], values)
