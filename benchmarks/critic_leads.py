@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances
-from critic_scores import MEANS, scores, together
+from critic_scores import MEANS, sample, scores, together
 from critic_training import BATCH, Lead, train
 
 from adcgan import load_named
@@ -33,7 +33,7 @@ from adcgan.benchmark.protocol import development_partition
 from adcgan.training.device import denormals_flushed
 
 # Training images that features are compared with, and images of either kind to judge by at most.
-REFERENCES, NORMAL, ANOMALOUS = 500, 1000, 1000
+REFERENCES, NORMAL, ANOMALOUS = 4000, 1000, 1000
 
 LEADS: dict[str, Lead] = {
     "standard": Lead(),
@@ -72,15 +72,16 @@ def measure(
     with denormals_flushed():
         critic, _ = train(lead, learned, steps, seed)
     trained = time.process_time()
-    step = max(1, -(-len(learned) // REFERENCES))
+    references = sample(learned, REFERENCES)
     found = scores(
-        critic, torch.from_numpy(images.images[judged]), learned[::step], lead.precision, crops
+        critic, torch.from_numpy(images.images[judged]), references, lead.precision, crops
     )
     kinds = ("", ", all", *([", crops"] if crops else []))
     means = {
         f"{name}{kind}": together(found, torch.from_numpy(labels == 0), of, kind)
         for name, of in MEANS.items()
         for kind in kinds
+        if all(f"{part}{kind}" in found for part in of)
     }
     return {
         "auroc": {

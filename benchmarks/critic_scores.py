@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import polygamma, psi
+from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,11 +20,19 @@ from adcgan.networks import SelfSupervisedCritic
 from adcgan.networks.critic import RESIDUAL_FROM
 
 NEIGHBOURS = 5
-# Scores that are means of others: that of adcgan-ss, and with recognition of other kinds.
+# Numbers of Gaussians, one for each cluster of features.
+CLUSTERS = (5, 20, 50)
+# Training images whose answers the Dirichlet score is fitted to, and that features of all
+# transformations are compared with.
+ANSWERING = 500
+# Scores that are means of others: that of adcgan-ss, with recognition of other kinds, and with
+# several Gaussians in the place of one.
 MEANS = {
     "score": ("recognition", "neighbours", "typicality"),
     "score, logit": ("logit", "neighbours", "typicality"),
     "score, Dirichlet": ("Dirichlet", "neighbours", "typicality"),
+    "20 Gaussians for one": ("recognition", "neighbours", "20 Gaussians"),
+    "50 Gaussians for one": ("recognition", "neighbours", "50 Gaussians"),
 }
 
 
@@ -72,19 +81,23 @@ def scores(
 ) -> dict[str, Tensor]:
     """Return the scores (n,) of images by name, higher = more anomalous.
 
-    Those of `scores_of` over the transformations that adcgan-ss scores and over all of them; with
-    `crops` the means of the former over an image and its corners, enlarged.
+    Those of `scores_of` over the transformations that adcgan-ss scores; the same over all of them,
+    with features of fewer training images; with `crops` the means of the former over an image and
+    its corners, enlarged.
     """
     done = critic.task.transformations
-    few = tuple(t for t in done if sum(change > 0 for change in t[1:]) <= 1)
-    seen, known = (features_of(critic, x, done, precision) for x in (images, references))
-    index = [done.index(t) for t in few]
-    usual = scores_of_features(critic, seen[index], known[index], few)
-    every = scores_of_features(critic, seen, known, done, features=done)
+    few = scored(critic.task)
+    seen = features_of(critic, images, done, precision)
+    known = features_of(critic, sample(references, ANSWERING), done, precision)
+    near = features_of(critic, references, TURNS, precision)
+    index, turns = [done.index(t) for t in few], [done.index(t) for t in TURNS]
+    usual = recognition_scores(critic, seen[index], known[index], few)
+    usual |= density_scores(seen[turns], near, CLUSTERS)
+    every = recognition_scores(critic, seen, known, done) | density_scores(seen, known)
     found = usual | {f"{name}, all": values for name, values in every.items()}
     if crops:
         corners = [
-            scores_of(critic, cropped(images, corner), cropped(references, corner), few, precision)
+            scores_of(critic, cropped(images, corner), cropped(references, corner), precision)
             for corner in range(4)
         ]
         for name, values in usual.items():
@@ -94,29 +107,37 @@ def scores(
 
 
 def scores_of(
-    critic: SelfSupervisedCritic,
-    images: Tensor,
-    references: Tensor,
-    done: tuple[Transformation, ...],
-    precision: str = "float32",
+    critic: SelfSupervisedCritic, images: Tensor, references: Tensor, precision: str = "float32"
 ) -> dict[str, Tensor]:
-    """Return the scores (n,) of uint8 images, as `scores_of_features` has them."""
-    seen, known = (features_of(critic, x, done, precision) for x in (images, references))
-    return scores_of_features(critic, seen, known, done)
+    """Return the scores (n,) of uint8 images over the transformations that adcgan-ss scores.
+
+    Those of `recognition_scores`, and of `density_scores` in the four turns.
+    """
+    few = scored(critic.task)
+    seen = features_of(critic, images, few, precision)
+    known = features_of(critic, sample(references, ANSWERING), few, precision)
+    near = features_of(critic, references, TURNS, precision)
+    found = recognition_scores(critic, seen, known, few)
+    return found | density_scores(seen[[few.index(t) for t in TURNS]], near, CLUSTERS)
 
 
-def scores_of_features(
-    critic: SelfSupervisedCritic,
-    seen: Tensor,
-    known: Tensor,
-    done: tuple[Transformation, ...],
-    features: tuple[Transformation, ...] = TURNS,
+def scored(task: Task) -> tuple[Transformation, ...]:
+    """Return what adcgan-ss does to an image: each turn, with at most one change more."""
+    return tuple(t for t in task.transformations if sum(change > 0 for change in t[1:]) <= 1)
+
+
+def sample(images: Tensor, n: int) -> Tensor:
+    """Return `n` of the images at most, evenly spaced."""
+    return images[:: max(1, -(-len(images) // n))]
+
+
+def recognition_scores(
+    critic: SelfSupervisedCritic, seen: Tensor, known: Tensor, done: tuple[Transformation, ...]
 ) -> dict[str, Tensor]:
-    """Return the scores (n,) of features (S, n, F) beside those (S, m, F) of training images.
+    """Return the scores (n,) of features (S, n, F) by what the critic answers.
 
-    Both are of the S transformations `done`. Recognition by the mean of −log p, of 1 − p, or of
-    −logit of what was done, or by Golan and El-Yaniv's Dirichlet score; neighbours and Mahalanobis
-    distance over those in `features`.
+    They and those (S, m, F) of training images are of the S transformations `done`. The mean of
+    −log p, of 1 − p, or of −logit of what was done, and Golan and El-Yaniv's Dirichlet score.
     """
     task = critic.task
     truth = task.truth(done)
@@ -128,20 +149,38 @@ def scores_of_features(
             for one, answer in zip(logits, truth, strict=True)
         ]
     )
-    directions, reference = F.normalize(seen, dim=2), F.normalize(known, dim=2)
-    near, typical = [], []
-    for i in (i for i, t in enumerate(done) if t in features):
-        near.append(neighbour_distance(directions[i], reference[i], NEIGHBOURS))
-        normal = gaussian_whitening(reference[i].numpy())
-        typical.append(mahalanobis_distance(directions[i], *normal))
     return {
         "recognition": losses.sum(2).mean(0),
         "1 - p": 1 - losses.neg().exp().prod(2).mean(0),
         "logit": -_true_logits(logits, truth, task).mean(0),
         "Dirichlet": dirichlet(logits, usual, task),
-        "neighbours": torch.stack(near).mean(0),
-        "typicality": torch.stack(typical).mean(0),
     }
+
+
+def density_scores(
+    seen: Tensor, known: Tensor, clusters: tuple[int, ...] = ()
+) -> dict[str, Tensor]:
+    """Return the scores (n,) of features (S, n, F) by those (S, m, F) of training images.
+
+    Means over S transformations of the cosine distance from the nearest, the Mahalanobis distance,
+    and that from the nearest of some `clusters` with covariances of their own (SSD, Sehwag et al.
+    2021).
+    """
+    found: dict[str, list[Tensor]] = {}
+    for features, others in zip(F.normalize(seen, dim=2), F.normalize(known, dim=2), strict=True):
+        parts = {
+            "neighbours": neighbour_distance(features, others, NEIGHBOURS),
+            "typicality": mahalanobis_distance(features, *gaussian_whitening(others.numpy())),
+        }
+        for k in clusters:
+            number = torch.from_numpy(KMeans(k, n_init=3, random_state=0).fit_predict(others))
+            members = [others[number == i] for i in range(k)]
+            gaussians = [gaussian_whitening(some.numpy()) for some in members if len(some) > 1]
+            distances = [mahalanobis_distance(features, *gaussian) for gaussian in gaussians]
+            parts[f"{k} Gaussians"] = torch.stack(distances).amin(0)
+        for name, values in parts.items():
+            found.setdefault(name, []).append(values)
+    return {name: torch.stack(values).mean(0) for name, values in found.items()}
 
 
 def together(

@@ -23,24 +23,30 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances
-from critic_scores import MEANS, NEIGHBOURS, features_of, scores_of, shift_of, together
+from critic_scores import (
+    MEANS,
+    NEIGHBOURS,
+    features_of,
+    sample,
+    scores_of,
+    shift_of,
+    together,
+)
 from critic_training import Lead, Trained, train
 from left_out import Judgement, compare, table
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
 from adcgan import load_named
 from adcgan.benchmark.protocol import development_partition
 from adcgan.data.transformations import TURNS
-from adcgan.detectors.density import gaussian_whitening, mahalanobis_distance
+from adcgan.detectors.density import gaussian_whitening
 from adcgan.networks import SelfSupervisedCritic
 from adcgan.networks.critic import RESIDUAL_FROM
 from adcgan.training.device import denormals_flushed
 
 # Training images that features are compared with, and images of the class left out to judge.
 REFERENCES, ANOMALOUS = 2000, 1000
-CLUSTERS = (5, 20, 50)
 # More means, with clusters or with fewer parts.
 MORE_MEANS = {
     "score, 20 Gaussians": (*MEANS["score"], "20 Gaussians"),
@@ -70,14 +76,12 @@ def lead_of(name: str, side: int) -> Lead:
 def scores(trained: Trained, images: Tensor, references: Tensor) -> dict[str, Tensor]:
     """Return the scores (n,) of uint8 images by name, but for means of several.
 
-    Those of `scores_of`, and of the features in the four turns: neighbours in whitened features,
-    the same relative to the neighbours' own, the distance from the nearest of k clusters, each with
-    its own covariance (SSD, Sehwag et al. 2021); of the local map, neighbours of its mean and of
-    each place; of learned clusters, whether one fits all turns.
+    Those of `scores_of`, and of the features in the four turns: neighbours in whitened features and
+    the same relative to the neighbours' own; of the local map, neighbours of its mean and of each
+    place; of learned clusters, whether one fits all turns.
     """
     critic, cluster = trained
-    few = tuple(t for t in critic.task.transformations if sum(change > 0 for change in t[1:]) <= 1)
-    found = scores_of(critic, images, references, few)
+    found = scores_of(critic, images, references)
     parts: dict[str, list[Tensor]] = {}
     seen, known = (features_of(critic, x, TURNS) for x in (images, references))
     for features, others in zip(seen, known, strict=True):
@@ -110,18 +114,10 @@ def of_features(seen: Tensor, known: Tensor) -> dict[str, Tensor]:
     distance, index = nearest(white, white_known)
     # Each is its own nearest.
     usual = nearest(white_known, white_known, NEIGHBOURS + 1)[0][:, 1:].mean(1)
-    found = {
+    return {
         "neighbours, whitened": distance.mean(1),
         "neighbours, relative": distance.mean(1) / usual[index].mean(1),
     }
-    for k in CLUSTERS:
-        number = KMeans(k, n_init=3, random_state=0).fit_predict(known.numpy())
-        members = [known[torch.from_numpy(number == i)] for i in range(k)]
-        gaussians = [gaussian_whitening(some.numpy()) for some in members if len(some) > 1]
-        found[f"{k} Gaussians"] = torch.stack(
-            [mahalanobis_distance(seen, *gaussian) for gaussian in gaussians]
-        ).amin(0)
-    return found
 
 
 def nearest(seen: Tensor, known: Tensor, k: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
@@ -147,8 +143,8 @@ def judge(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> Judge
     learned = torch.from_numpy(images.images[part.train])
     with denormals_flushed():
         trained = train(lead, learned, steps, seed)
-    step = max(1, -(-len(learned) // REFERENCES))
-    found = scores(trained, torch.from_numpy(images.images[judged]), learned[::step])
+    references = sample(learned, REFERENCES)
+    found = scores(trained, torch.from_numpy(images.images[judged]), references)
     is_normal = torch.arange(len(judged)) < len(normal)
     means = MEANS | MORE_MEANS
     found = {name: together(found, is_normal, of) for name, of in means.items()} | found
