@@ -9,6 +9,8 @@ out, so the same command goes on:
 
     python benchmarks/new_class_leads.py --dataset fashion-mnist --classes 2,5 --out FILE.jsonl
     python benchmarks/left_out.py --table FILE.jsonl
+
+Compare rows of one precision alone.
 """
 
 from __future__ import annotations
@@ -73,17 +75,19 @@ def lead_of(name: str, side: int) -> Lead:
 
 
 @torch.no_grad()
-def scores(trained: Trained, images: Tensor, references: Tensor) -> dict[str, Tensor]:
+def scores(
+    trained: Trained, images: Tensor, references: Tensor, precision: str = "float32"
+) -> dict[str, Tensor]:
     """Return the scores (n,) of uint8 images by name, but for means of several.
 
     Those of `scores_of`, and of the features in the four turns: neighbours in whitened features and
     the same relative to the neighbours' own; of the local map, neighbours of its mean and of each
-    place; of learned clusters, whether one fits all turns.
+    place; of learned clusters, whether one fits all turns. `precision` is that of global features.
     """
     critic, cluster = trained
-    found = scores_of(critic, images, references)
+    found = scores_of(critic, images, references, precision)
     parts: dict[str, list[Tensor]] = {}
-    seen, known = (features_of(critic, x, TURNS) for x in (images, references))
+    seen, known = (features_of(critic, x, TURNS, precision) for x in (images, references))
     for features, others in zip(seen, known, strict=True):
         for name, values in of_features(F.normalize(features), F.normalize(others)).items():
             parts.setdefault(name, []).append(values)
@@ -144,7 +148,7 @@ def judge(lead: Lead, dataset: str, class_: int, steps: int, seed: int) -> Judge
     with denormals_flushed():
         trained = train(lead, learned, steps, seed)
     references = sample(learned, REFERENCES)
-    found = scores(trained, torch.from_numpy(images.images[judged]), references)
+    found = scores(trained, torch.from_numpy(images.images[judged]), references, lead.precision)
     is_normal = torch.arange(len(judged)) < len(normal)
     means = MEANS | MORE_MEANS
     found = {name: together(found, is_normal, of) for name, of in means.items()} | found
@@ -160,6 +164,7 @@ def main() -> None:
     parser.add_argument("--leads", default=",".join(LEADS))
     parser.add_argument("--steps", type=int, default=1200, help="of 128 images")
     parser.add_argument("--width", type=float, help="instead of a lead's own")
+    parser.add_argument("--bf16", action="store_true", help="learn and look in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="a file that rows are appended to")
     asked = parser.parse_args()
@@ -174,6 +179,8 @@ def main() -> None:
         lead = lead_of(name, side)
         if asked.width is not None:
             lead = replace(lead, width=asked.width)
+        if asked.bf16:
+            lead = replace(lead, precision="bf16")
         settings = {"lead": name, "steps": asked.steps}
         told = {"dataset": asked.dataset, "detector": "critic", "settings": settings}
         told |= {"seed": asked.seed, "max_train": None}
@@ -190,6 +197,7 @@ def main() -> None:
             f"--classes {asked.classes} --steps {asked.steps} --seed {asked.seed} --leads {name}"
         )
         command += f" --width {asked.width:g}" if asked.width is not None else ""
+        command += " --bf16" * asked.bf16
         more = spent | {"command": command} | circumstances()
         rows = [told | pair | more for pair in compare(judgements)]
         with asked.out.open("a") as file:

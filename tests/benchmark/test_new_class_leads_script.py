@@ -55,7 +55,9 @@ def test_a_lead_is_a_row_for_each_pair_however_often_it_is_asked_for(
     assert "| mean | neighbours, relative |" in capsys.readouterr().out
 
 
-def test_what_lies_off_every_cluster_is_far_by_every_score_of_features(leads: Any) -> None:
+def test_what_lies_off_every_cluster_is_far_by_every_score_of_features(
+    leads: Any, benchmark_script: Callable[[str], Any]
+) -> None:
     rng = np.random.default_rng(0)
     centres = np.eye(8)[:4]
     directions = np.repeat(centres, 50, axis=0) + 0.02 * rng.standard_normal((200, 8))
@@ -65,7 +67,9 @@ def test_what_lies_off_every_cluster_is_far_by_every_score_of_features(leads: An
     )
     between = torch.nn.functional.normalize(torch.from_numpy(centres + centres[[1, 2, 3, 0]]))
     seen = torch.cat([normal, between.float()])
-    for name, values in leads.of_features(seen, known).items():
+    of_critic_scores = benchmark_script("critic_scores")
+    found = of_critic_scores.density_scores(seen[None], known[None], of_critic_scores.CLUSTERS)
+    for name, values in (leads.of_features(seen, known) | found).items():
         assert values[4:].min() > 2 * values[:4].max(), name
 
 
