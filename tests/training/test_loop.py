@@ -12,10 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from adcgan import ADCGAN, DivergedError, InputError, load
+from adcgan import ADCGAN, DETECTORS, DivergedError, InputError, load
 from adcgan.detectors import adcgan as module
 from adcgan.training import loop
-from adcgan.training.device import denormals_flushed, make_accelerator, resolve_device
+from adcgan.training.device import (
+    denormals_flushed,
+    make_accelerator,
+    precision_of,
+    resolve_device,
+)
 from adcgan.training.loop import step_seed
 from adcgan.training.optimizers import Optimizers
 
@@ -170,6 +175,26 @@ def test_bf16_trains_to_about_the_same_losses() -> None:
     ]
     for key in ("critic/adversarial", "autoencoder/reconstruction", "critic/contrastive"):
         assert rows[1][key] == pytest.approx(rows[0][key], rel=0.15), key
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("adcgan", ("float32", "float32", "float32")),
+        ("adcgan-ss", ("float32", "float32", "bf16")),
+        ("adcgan-local", ("float32", "bf16", "bf16")),
+    ],
+)
+def test_auto_means_bf16_on_cpus_whose_instructions_make_a_system_faster(
+    name: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for avx512, amx in [(False, False), (True, False), (True, True)]:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
+        detector = DETECTORS[name](device="cpu")
+        found.append(precision_of(detector._accelerator(None, ())))
+    assert tuple(found) == expected
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

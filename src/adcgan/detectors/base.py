@@ -82,8 +82,9 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     # packages; why it cannot be exported, if it cannot; whether its training steps can be captured,
     # that is, read nothing back and branch only on their position in the `Phase`; whether its
     # training length is its own rather than the paper's epochs; whether it always runs on the CPU,
-    # whatever `device` says; whether precision="auto" trains it in bf16 on CPUs with fast bf16;
-    # whether `adcgan.compare` tries it by default.
+    # whatever `device` says; the instructions of a CPU with which precision="auto" trains it in
+    # bf16 ("avx512", "amx" or "", see `make_accelerator`); whether `adcgan.compare` tries it by
+    # default.
     name: ClassVar[str]
     league: ClassVar[str] = ""
     extra: ClassVar[str] = ""
@@ -92,7 +93,7 @@ class Detector(Settings, BaseEstimator, Scorer):  # type: ignore[misc]
     capturable: ClassVar[bool] = False
     own_steps: ClassVar[bool] = False
     on_cpu: ClassVar[bool] = False
-    bf16_on_cpus: ClassVar[bool] = False
+    bf16_on_cpus: ClassVar[str] = ""
     candidate: ClassVar[bool] = False
 
     # scikit-learn up to 1.7 reads this; from 1.6 on it reads __sklearn_tags__ below.

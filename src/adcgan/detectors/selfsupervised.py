@@ -108,6 +108,8 @@ class SelfSupervisedADCGAN(Detector):
     capturable: ClassVar[bool] = True
     candidate: ClassVar[bool] = True
     own_steps: ClassVar[bool] = True
+    # Two to four times as fast. With AVX-512 BF16 alone, some processors are faster in float32.
+    bf16_on_cpus: ClassVar[str] = "amx"
 
     latent_dim: int | None = setting(
         None,

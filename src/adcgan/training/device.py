@@ -47,7 +47,7 @@ def make_accelerator(
     device: str,
     precision: str,
     *,
-    bf16_on_cpus: bool = False,
+    bf16_on_cpus: str = "",
     trackers: Sequence[str] = (),
     folder: Path | None = None,
 ) -> Accelerator:
@@ -59,8 +59,9 @@ def make_accelerator(
         "auto" or a device name. Under ``accelerate launch``, each process uses its own device.
     precision : {"auto", "float32", "bf16"}
         "auto" means bf16 on CUDA devices that support it and float32 elsewhere.
-    bf16_on_cpus : bool
-        Whether "auto" also means bf16 on CPUs with bf16 instructions (AVX-512 BF16, AMX).
+    bf16_on_cpus : {"", "avx512", "amx"}
+        Instructions for bf16 with which "auto" also means bf16 on CPUs: AVX-512 BF16, which CPUs
+        with AMX have too, or AMX. "" means float32 on all CPUs.
     trackers : sequence of str
         Experiment trackers that Accelerate supports: "tensorboard", "wandb", "mlflow".
     folder : Path or None
@@ -81,7 +82,7 @@ def make_accelerator(
         precision == "auto"
         and (
             (target.type == "cuda" and torch.cuda.is_bf16_supported())
-            or (target.type == "cpu" and bf16_on_cpus and torch.cpu._is_avx512_bf16_supported())
+            or (target.type == "cpu" and _has_bf16(bf16_on_cpus))
         )
     )
     if not torch.distributed.is_initialized():
@@ -96,6 +97,15 @@ def make_accelerator(
     if accelerator.num_processes == 1 and target.index is not None:
         accelerator.state.device = target
     return accelerator
+
+
+def _has_bf16(instructions: str) -> bool:
+    """Return whether this CPU has instructions for bf16: "avx512", "amx", or "" for never."""
+    has = {
+        "avx512": torch.cpu._is_avx512_bf16_supported,
+        "amx": torch.cpu._is_amx_tile_supported,
+    }
+    return bool(instructions) and has[instructions]()
 
 
 def precision_of(accelerator: Accelerator) -> str:
