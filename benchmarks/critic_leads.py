@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from circumstances import circumstances
 from critic_scores import MEANS, sample, scores, together
-from critic_training import BATCH, Lead, train
+from critic_training import BATCH, Lead, completed, train
 
 from adcgan import load_named
 from adcgan.benchmark.metrics import auroc
@@ -47,6 +47,8 @@ LEADS: dict[str, Lead] = {
     "averaged-weights": Lead(schedule="constant", average=0.99),
     "centre-loss": Lead(centre=0.1),
     "centre-loss-no-views": Lead(centre=0.1, views=0.0),
+    "weight-decay": Lead(decay=5e-4),
+    "as-published": Lead(together=True, views=0.0, decay=5e-4),
     "momentum": Lead(optimizer="sgd", lr=0.1, schedule="triangle"),
     "muon": Lead(optimizer="muon", lr=0.05, schedule="triangle"),
     "width-0.5": Lead(width=0.5),
@@ -142,7 +144,7 @@ def main() -> None:
                 told = {"name": name, "dataset": asked.dataset, "class": class_, "seed": seed}
                 told |= {"steps": asked.steps, "lead": asdict(lead), "crops": asked.crops}
                 if asked.out.exists() and any(
-                    told.items() <= json.loads(line).items()
+                    told.items() <= completed(json.loads(line)).items()
                     for line in asked.out.read_text().splitlines()
                 ):
                     continue

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class Lead:
     lr : float
     schedule : {"constant", "falling", "triangle"}
         Of the learning rate: half a cosine, or up over a twentieth of the steps and down.
+    decay : float
+        Adam's L2 penalty.
     average : float
         Decay of averaged weights; 0: the last ones.
     centre : float
@@ -71,11 +73,17 @@ class Lead:
     optimizer: str = "adam"
     lr: float = 1e-3
     schedule: str = "falling"
+    decay: float = 0.0
     average: float = 0.0
     centre: float = 0.0
     start: str = "random"
     clusters: int = 0
     precision: str = "float32"
+
+
+def completed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a file, its lead with the settings that there were not yet."""
+    return row | {"lead": asdict(Lead(**row["lead"]))}
 
 
 class Trained(NamedTuple):
@@ -127,7 +135,8 @@ def optimizers(lead: Lead, critic: nn.Module, more: list[Tensor]) -> list[torch.
     if lead.optimizer == "sgd":
         return [torch.optim.SGD(weights, lead.lr, 0.9, nesterov=True, weight_decay=5e-4)]
     if lead.optimizer == "adam":
-        return [torch.optim.Adam(weights, lead.lr, (0.5, 0.999), fused=True)]
+        betas, decay = (0.5, 0.999), lead.decay
+        return [torch.optim.Adam(weights, lead.lr, betas, weight_decay=decay, fused=True)]
     inner = [w for w in weights if w.dim() == 4 and w.shape[1] > 3]
     others = [w for w in weights if all(w is not one for one in inner)]
     return [Muon(inner, lead.lr), torch.optim.Adam(others, 1e-3, (0.9, 0.999), fused=True)]

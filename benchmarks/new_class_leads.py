@@ -34,7 +34,7 @@ from critic_scores import (
     shift_of,
     together,
 )
-from critic_training import Lead, Trained, train
+from critic_training import Lead, Trained, completed, train
 from left_out import Judgement, compare, table
 from torch import Tensor
 from torch.nn import functional as F
@@ -186,7 +186,8 @@ def main() -> None:
         told |= {"seed": asked.seed, "max_train": None}
         told |= {"classes": classes, "lead": asdict(lead), "shift": shift_of(side)}
         if asked.out.exists() and any(
-            told.items() <= json.loads(line).items() for line in asked.out.read_text().splitlines()
+            told.items() <= completed(json.loads(line)).items()
+            for line in asked.out.read_text().splitlines()
         ):
             continue
         start = time.process_time()
