@@ -42,6 +42,8 @@ LEADS: dict[str, Lead] = {
     "one-question-no-views": Lead(together=True, views=0.0),
     "small-trunk": Lead(trunk="small"),
     "16-alike": Lead(alike=16),
+    "mirrored": Lead(mirrored="drawn"),
+    "dropout": Lead(dropout=0.3),
     "shifted-negatives": Lead(copies=4),
     "constant-rate": Lead(schedule="constant"),
     "averaged-weights": Lead(schedule="constant", average=0.99),

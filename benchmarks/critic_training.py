@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from adcgan.data.transformations import TURNS, Transformer
+from adcgan.data.transformations import TURNS, TURNS_AND_SHIFTS, Transformer, asked_together
 from adcgan.losses import transformation_loss, view_loss
 from adcgan.networks import SelfSupervisedCritic
 from adcgan.training.statistics import recompute_statistics
@@ -31,8 +31,13 @@ class Lead:
     ----------
     trunk, width, blocks
         As for `SelfSupervisedCritic`.
+    dropout : float
+        In the trunk.
     together : bool
         Whether all transformations are the answers to one question.
+    mirrored : {"asked", "drawn"}
+        Whether mirroring is a question, from 32 px on, or half of the images are mirrored and the
+        critic is not asked.
     views : float
         Weight of the contrastive loss between two views, as in adcgan-ss.
     alike : int
@@ -66,7 +71,9 @@ class Lead:
     trunk: str = "full"
     width: float = 0.25
     blocks: int = 1
+    dropout: float = 0.0
     together: bool = False
+    mirrored: str = "asked"
     views: float = 0.3
     alike: int = 1
     copies: int = 1
@@ -160,6 +167,11 @@ def batches(n_images: int, n: int, steps: int, seed: int) -> Iterator[Tensor]:
         order = order[n:]
 
 
+def mirrored_at_random(x: Tensor) -> Tensor:
+    """Return images (B, C, H, W), each mirrored or not."""
+    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x, x.flip(3))
+
+
 def centre_loss(features: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
     """Return how much nearer than another's each one's own centre should still be, on average."""
     distances = torch.cdist(features, centres).square()
@@ -193,11 +205,15 @@ def train(lead: Lead, images: Tensor, steps: int, seed: int) -> Trained:
         channels,
         side,
         width=lead.width,
-        dropout=0.0,
+        dropout=lead.dropout,
         trunk=lead.trunk,
         blocks=lead.blocks,
         together=lead.together,
     )
+    if lead.mirrored == "drawn":
+        unasked = TURNS_AND_SHIFTS
+        critic.task = asked_together(unasked) if lead.together else unasked
+        critic.answer = nn.Linear(critic.global_features, sum(critic.task.answers))
     begin(critic, lead.start, images)
     critic.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task, cpu = critic.task, torch.device("cpu")
@@ -222,6 +238,8 @@ def train(lead: Lead, images: Tensor, steps: int, seed: int) -> Trained:
             clusters = clusters_of(critic, images, lead.clusters, seed)
             critic.train()
         x = (images[index].float() / 255).repeat(lead.copies, 1, 1, 1)
+        if lead.mirrored == "drawn":
+            x = mirrored_at_random(x)
         groups = [group for update in updates for group in update.param_groups]
         for group, lr in zip(groups, first, strict=True):
             group["lr"] = lr * rate(lead.schedule, step / steps)

@@ -40,6 +40,7 @@ def test_each_lead_is_one_row_however_often_it_is_asked_for(
         ("muon,centre-loss", []),
         ("one-question-no-views,averaged-weights,shifted-negatives", ["--bf16"]),
         ("whitened-start,identity-start", ["--crops"]),
+        ("weight-decay,dropout", []),
     ):
         monkeypatch.setattr(sys, "argv", [*asked, leads, *more])
         critic_leads.main()
@@ -47,7 +48,7 @@ def test_each_lead_is_one_row_however_often_it_is_asked_for(
         file.write_text(file.read_text().replace('"decay": 0.0, ', ""))
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     names = ["muon", "centre-loss", "one-question-no-views", "averaged-weights"]
-    names += ["shifted-negatives", "whitened-start", "identity-start"]
+    names += ["shifted-negatives", "whitened-start", "identity-start", "weight-decay", "dropout"]
     assert [row["name"] for row in rows] == names
     for row in rows:
         assert {"Dirichlet, all", "score, logit", "neighbours, all"} <= row["auroc"].keys()
@@ -70,6 +71,27 @@ def test_a_critic_that_learned_finds_other_digits(critic_leads: Any) -> None:
     found = critic_leads.measure(lead, "digits", 4, 60, 0)
     assert found["auroc"]["score"] > 80
     assert found["auroc"]["Dirichlet"] > 65
+
+
+def test_images_mirrored_at_random_leave_the_critic_three_questions(training: Any) -> None:
+    images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8)
+    for together, answers in ((False, (4, 3, 3)), (True, (36,))):
+        lead = training.Lead(trunk="small", width=0.05, mirrored="drawn", together=together)
+        critic = training.train(lead, images, 2, 0).critic
+        assert critic.task.answers == answers
+        assert critic.answers(critic.global_features_of(images[:2] / 255)).shape == (
+            2,
+            sum(answers),
+        )
+
+
+def test_about_half_of_the_images_are_mirrored(training: Any) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(100, 1, 4, 4)
+    found = training.mirrored_at_random(images)
+    kept, turned = ((found == x).flatten(1).all(1) for x in (images, images.flip(3)))
+    assert torch.equal(kept, ~turned)
+    assert 30 < int(turned.sum()) < 70
 
 
 def test_the_fitted_dirichlet_distribution_is_the_one_drawn_from(
