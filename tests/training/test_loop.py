@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adcgan import ADCGAN, DETECTORS, DivergedError, InputError, load
 from adcgan.detectors import adcgan as module
-from adcgan.training import loop
+from adcgan.training import hardware, loop
 from adcgan.training.device import (
     denormals_flushed,
     make_accelerator,
@@ -188,13 +188,15 @@ def test_bf16_trains_to_about_the_same_losses() -> None:
 def test_auto_means_bf16_on_cpus_whose_instructions_make_a_system_faster(
     name: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
+    found, told = [], []
     for avx512, amx in [(False, False), (True, False), (True, True)]:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
         detector = DETECTORS[name](device="cpu")
         found.append(precision_of(detector._accelerator(None, ())))
+        told.append(hardware(torch.device("cpu"))["instructions"])
     assert tuple(found) == expected
+    assert told[1:] == [f"{told[0]} (bf16: avx512)", f"{told[0]} (bf16: avx512, amx)"]
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

@@ -82,7 +82,7 @@ def make_accelerator(
         precision == "auto"
         and (
             (target.type == "cuda" and torch.cuda.is_bf16_supported())
-            or (target.type == "cpu" and _has_bf16(bf16_on_cpus))
+            or (target.type == "cpu" and bf16_on_cpus in bf16_instructions())
         )
     )
     if not torch.distributed.is_initialized():
@@ -99,13 +99,13 @@ def make_accelerator(
     return accelerator
 
 
-def _has_bf16(instructions: str) -> bool:
-    """Return whether this CPU has instructions for bf16: "avx512", "amx", or "" for never."""
-    has = {
+def bf16_instructions() -> tuple[str, ...]:
+    """Return this CPU's instructions for bf16: "avx512" (AVX-512 BF16) and "amx", or none."""
+    found = {
         "avx512": torch.cpu._is_avx512_bf16_supported,
         "amx": torch.cpu._is_amx_tile_supported,
     }
-    return bool(instructions) and has[instructions]()
+    return tuple(name for name, is_supported in found.items() if is_supported())
 
 
 def precision_of(accelerator: Accelerator) -> str:

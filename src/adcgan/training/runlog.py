@@ -15,6 +15,7 @@ import torch
 from adcgan import __version__
 from adcgan.errors import InputError
 from adcgan.files import append_line, remove_leftovers, replacing, write_json
+from adcgan.training.device import bf16_instructions
 
 RUN_FILE, STATS_FILE = "run.json", "stats.jsonl"
 Row = dict[str, Any]
@@ -33,10 +34,16 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {
         "device": str(device),
         "name": name,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _instructions() -> str:
+    """Return the vector instructions in use, and those for bf16 if there are any."""
+    found, bf16 = torch.backends.cpu.get_cpu_capability(), bf16_instructions()
+    return f"{found} (bf16: {', '.join(bf16)})" if bf16 else found
 
 
 def _processor() -> str:
