@@ -88,16 +88,16 @@ def scores(
     done = critic.task.transformations
     few = scored(critic.task)
     seen = features_of(critic, images, done, precision)
-    known = features_of(critic, sample(references, ANSWERING), done, precision)
+    some = sample(references, ANSWERING)
+    known = features_of(critic, some, done, precision)
     near = features_of(critic, references, TURNS, precision)
-    index, turns = [done.index(t) for t in few], [done.index(t) for t in TURNS]
-    usual = recognition_scores(critic, seen[index], known[index], few)
-    usual |= density_scores(seen[turns], near, CLUSTERS)
+    index = [done.index(t) for t in few]
+    usual = _few_scores(critic, seen[index], known[index], near)
     every = recognition_scores(critic, seen, known, done) | density_scores(seen, known)
     found = usual | {f"{name}, all": values for name, values in every.items()}
     if crops:
         corners = [
-            scores_of(critic, cropped(images, corner), cropped(references, corner), precision)
+            scores_of(critic, *(cropped(x, corner) for x in (images, references, some)), precision)
             for corner in range(4)
         ]
         for name, values in usual.items():
@@ -107,18 +107,29 @@ def scores(
 
 
 def scores_of(
-    critic: SelfSupervisedCritic, images: Tensor, references: Tensor, precision: str = "float32"
+    critic: SelfSupervisedCritic,
+    images: Tensor,
+    references: Tensor,
+    answering: Tensor,
+    precision: str = "float32",
 ) -> dict[str, Tensor]:
     """Return the scores (n,) of uint8 images over the transformations that adcgan-ss scores.
 
-    Those of `recognition_scores`, and of `density_scores` in the four turns.
+    Those of `recognition_scores` beside the training images `answering`, and of `density_scores`
+    beside `references`, in the four turns.
     """
     few = scored(critic.task)
-    seen = features_of(critic, images, few, precision)
-    known = features_of(critic, sample(references, ANSWERING), few, precision)
-    near = features_of(critic, references, TURNS, precision)
-    found = recognition_scores(critic, seen, known, few)
-    return found | density_scores(seen[[few.index(t) for t in TURNS]], near, CLUSTERS)
+    seen, known = (features_of(critic, x, few, precision) for x in (images, answering))
+    return _few_scores(critic, seen, known, features_of(critic, references, TURNS, precision))
+
+
+def _few_scores(
+    critic: SelfSupervisedCritic, seen: Tensor, known: Tensor, near: Tensor
+) -> dict[str, Tensor]:
+    """Return the same of features (S, n, F) and (S, m, F) of what is scored, and (4, k, F)."""
+    few = scored(critic.task)
+    turns = seen[[few.index(t) for t in TURNS]]
+    return recognition_scores(critic, seen, known, few) | density_scores(turns, near, CLUSTERS)
 
 
 def scored(task: Task) -> tuple[Transformation, ...]:

@@ -85,7 +85,7 @@ def scores(
     place; of learned clusters, whether one fits all turns. `precision` is that of global features.
     """
     critic, cluster = trained
-    found = scores_of(critic, images, references, precision)
+    found = scores_of(critic, images, references, references, precision)
     parts: dict[str, list[Tensor]] = {}
     seen, known = (features_of(critic, x, TURNS, precision) for x in (images, references))
     for features, others in zip(seen, known, strict=True):
