@@ -5,23 +5,24 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import polygamma, psi
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
 from adcgan.data.transformations import TURNS, Task, Transformation
 from adcgan.detectors.density import (
-    gaussian_whitening,
+    clustered_gaussians,
     mahalanobis_distance,
     neighbour_distance,
+    principal_directions,
 )
+from adcgan.detectors.selfsupervised import PRINCIPAL
 from adcgan.losses import answer_losses
 from adcgan.networks import SelfSupervisedCritic
 from adcgan.networks.critic import RESIDUAL_FROM
 
 NEIGHBOURS = 5
-# Numbers of Gaussians, one for each cluster of features.
-CLUSTERS = (5, 20, 50)
+# Numbers of Gaussians, one for each cluster of features, and of principal components of these.
+CLUSTERS = (5, 20, 50, 100)
 # Training images whose answers the Dirichlet score is fitted to, and that features of all
 # transformations are compared with.
 ANSWERING = 500
@@ -33,6 +34,8 @@ MEANS = {
     "score, Dirichlet": ("Dirichlet", "neighbours", "typicality"),
     "20 Gaussians for one": ("recognition", "neighbours", "20 Gaussians"),
     "50 Gaussians for one": ("recognition", "neighbours", "50 Gaussians"),
+    "50 reduced for one": ("recognition", "neighbours", "50 Gaussians, reduced"),
+    "100 reduced for one": ("recognition", "neighbours", "100 Gaussians, reduced"),
 }
 
 
@@ -175,23 +178,30 @@ def density_scores(
 
     Means over S transformations of the cosine distance from the nearest, the Mahalanobis distance,
     and that from the nearest of some `clusters` with covariances of their own (SSD, Sehwag et al.
-    2021).
+    2021), of all features or reduced to principal components.
     """
     found: dict[str, list[Tensor]] = {}
     for features, others in zip(F.normalize(seen, dim=2), F.normalize(known, dim=2), strict=True):
         parts = {
             "neighbours": neighbour_distance(features, others, NEIGHBOURS),
-            "typicality": mahalanobis_distance(features, *gaussian_whitening(others.numpy())),
+            "typicality": gaussian_distance(features, others),
         }
+        if clusters:
+            basis = principal_directions(others.numpy(), PRINCIPAL)
+            reduced = (features @ basis, others @ basis)
         for k in clusters:
-            number = torch.from_numpy(KMeans(k, n_init=3, random_state=0).fit_predict(others))
-            members = [others[number == i] for i in range(k)]
-            gaussians = [gaussian_whitening(some.numpy()) for some in members if len(some) > 1]
-            distances = [mahalanobis_distance(features, *gaussian) for gaussian in gaussians]
-            parts[f"{k} Gaussians"] = torch.stack(distances).amin(0)
+            parts[f"{k} Gaussians"] = gaussian_distance(features, others, k)
+            parts[f"{k} Gaussians, reduced"] = gaussian_distance(*reduced, k)
         for name, values in parts.items():
             found.setdefault(name, []).append(values)
     return {name: torch.stack(values).mean(0) for name, values in found.items()}
+
+
+def gaussian_distance(features: Tensor, others: Tensor, clusters: int = 1) -> Tensor:
+    """Return distances (n,) of features (n, F) from the nearest cluster of others (m, F)."""
+    fitted = clustered_gaussians(others.numpy(), min(clusters, len(others)))
+    # A part at a time, which all clusters take a copy of.
+    return torch.cat([mahalanobis_distance(part, *fitted) for part in features.split(250)])
 
 
 def together(

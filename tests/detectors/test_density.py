@@ -7,6 +7,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
 from adcgan.detectors.density import (
+    clustered_gaussians,
     gaussian_whitening,
     greedy_coreset,
     mahalanobis_distance,
@@ -40,6 +41,32 @@ def test_features_that_are_all_the_same_do_no_harm() -> None:
     mean, whitening = gaussian_whitening(train)
     distance = mahalanobis_distance(torch.ones(2, 4), mean, whitening)
     assert torch.isfinite(distance).all()
+
+
+def test_with_clusters_the_nearest_of_their_gaussians_counts() -> None:
+    parts = [features(100), features(100, seed=1) + 50, features(100, seed=2) - 50]
+    judged = features(20, seed=3)
+    expected = np.minimum.reduce([LedoitWolf().fit(part).mahalanobis(judged) for part in parts])
+    fitted = clustered_gaussians(np.concatenate(parts), 3)
+    found = mahalanobis_distance(torch.from_numpy(judged).float(), *fitted)
+    assert found.tolist() == pytest.approx(np.sqrt(expected).tolist(), rel=1e-3)
+
+
+def test_a_cluster_of_equal_images_is_not_near_to_everything() -> None:
+    rng = np.random.default_rng(0)
+    train = np.concatenate([rng.normal(size=(200, 4)), np.full((50, 4), 30.0)])
+    fitted = clustered_gaussians(train, 2)
+    judged = torch.tensor([[0.0] * 4, [30.0] * 4, [15.0] * 4])
+    usual, equal, other = mahalanobis_distance(judged, *fitted).tolist()
+    assert max(usual, equal) < 1
+    assert other > 20
+
+
+def test_more_clusters_than_different_images_do_no_harm() -> None:
+    fitted = clustered_gaussians(np.repeat(features(3), 20, axis=0), 10)
+    distance = mahalanobis_distance(torch.from_numpy(features(3)).float(), *fitted)
+    assert torch.isfinite(distance).all()
+    assert torch.isfinite(fitted[1]).all()
 
 
 def test_neighbours_are_scikit_learns_by_cosine() -> None:

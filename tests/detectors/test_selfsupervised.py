@@ -70,6 +70,28 @@ def test_what_scoring_compares_with_is_saved(fitted: SelfSupervisedADCGAN, tmp_p
     )
 
 
+def test_clusters_are_saved(tmp_path: Path) -> None:
+    images, normal = digits(4)
+    detector = SelfSupervisedADCGAN(**QUICK, warmup_steps=1, epochs=1, min_steps=20, n_clusters=3)
+    detector.fit(images[normal])
+    model = detector.model_
+    dim = model.reference.shape[2]
+    assert model.mean.shape == (4, 3, min(64, dim))
+    detector.save(tmp_path / "model")
+    some = digits(4, "test")[0][:20]
+    expected = detector.decision_function(some)
+    loaded = load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(loaded.decision_function(some), expected)
+
+
+def test_few_images_have_fewer_clusters() -> None:
+    images, normal = digits(4)
+    settings = {"warmup_steps": 1, "epochs": 1, "min_steps": 2, "n_clusters": 100}
+    detector = SelfSupervisedADCGAN(**QUICK, **settings).fit(images[normal])
+    model = detector.model_
+    assert model.mean.shape[1] == model.reference.shape[1] // 40 > 1
+
+
 def test_without_the_gan_nothing_of_it_is_trained() -> None:
     images, normal = digits(4)
     settings = {"adversarial": 0.0, "alpha": 0.0, "beta": 0.0}
@@ -125,9 +147,9 @@ TINY: dict[str, Any] = {
 
 def test_quick_is_what_the_reference_was_made_with() -> None:
     names = ("trunk", "width", "min_steps", "last_rate", "alike", "adversarial", "alpha", "beta")
-    names += ("views", "shift", "critic_steps", "dropout")
-    small = ("paper", 0.5, 600, 1, 16, 1, 0.3, 0.3, 0, 1 / 8, 1, 0.2)
-    large = ("small", 0.25, 2000, 1, 16, 0.1, 0.03, 0.03, 0.3, 1 / 4, 4, 0)
+    names += ("views", "shift", "critic_steps", "dropout", "n_clusters")
+    small = ("paper", 0.5, 600, 1, 16, 1, 0.3, 0.3, 0, 1 / 8, 1, 0.2, 1)
+    large = ("small", 0.25, 2000, 1, 16, 0.1, 0.03, 0.03, 0.3, 1 / 4, 4, 0, 1)
     for size, expected in [(16, small), (31, small), (32, large), (64, large), (256, large)]:
         assert SelfSupervisedADCGAN().for_size(size) == dict(zip(names, expected, strict=True))
 

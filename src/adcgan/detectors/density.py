@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 
@@ -38,9 +43,69 @@ def gaussian_whitening(
     return torch.from_numpy(exact.mean(0)).float(), torch.from_numpy(whitening).float()
 
 
+def principal_directions(features: NDArray[np.floating], most: int) -> Tensor:
+    """Return the directions (F, P) in which features (n, F) vary most, `most` of them or fewer."""
+    pca = PCA(min(most, *features.shape), svd_solver="full").fit(features)
+    return torch.from_numpy(pca.components_.T.astype(np.float32))
+
+
+def clustered_gaussians(features: NDArray[np.floating], n_clusters: int) -> tuple[Tensor, Tensor]:
+    """Fit a Gaussian to each of the clusters that k-means finds.
+
+    As in SSD (Sehwag et al. 2021, "SSD: A unified framework for self-supervised outlier
+    detection"). A cluster whose features are all the same gets the covariance of all features
+    around the means of their clusters.
+
+    Parameters
+    ----------
+    features : ndarray (n, F)
+        Features of training images, n ≥ 2.
+    n_clusters : int
+        At most n.
+
+    Returns
+    -------
+    means : Tensor of float32 (n_clusters, F)
+    whitening : Tensor of float32 (n_clusters, F, F)
+        As of `gaussian_whitening`.
+    """
+    if n_clusters == 1:
+        mean, whitening = gaussian_whitening(features)
+        return mean[None], whitening[None]
+    with warnings.catch_warnings():
+        # Of equal images there may be fewer clusters; the others repeat one of them.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(n_clusters, n_init=1, random_state=0).fit(features)
+    centres = found.cluster_centers_.astype(np.float64)
+    _, usual = gaussian_whitening(features - centres[found.labels_])
+    gaussians = []
+    for i, centre in enumerate(centres):
+        members = features[found.labels_ == i]
+        varies = len(members) > 1 and bool(np.ptp(members, axis=0).any())
+        gaussian = (torch.from_numpy(centre).float(), usual)
+        gaussians.append(gaussian_whitening(members) if varies else gaussian)
+    means, whitenings = zip(*gaussians, strict=True)
+    return torch.stack(means), torch.stack(whitenings)
+
+
 def mahalanobis_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """Return the Mahalanobis distances (B,) of features (B, F) from a fitted Gaussian."""
-    distance: Tensor = ((features - mean) @ whitening).square().sum(1).sqrt()
+    """Return the Mahalanobis distances from fitted Gaussians.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, F)
+    mean : Tensor of shape (F,) or (K, F)
+    whitening : Tensor of shape (F, F) or (K, F, F)
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        From the nearest of K Gaussians.
+    """
+    if mean.ndim == 1:
+        mean, whitening = mean[None], whitening[None]
+    white = (features - mean[:, None]) @ whitening
+    distance: Tensor = white.square().sum(2).sqrt().amin(0)
     return distance
 
 

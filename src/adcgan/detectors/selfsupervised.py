@@ -12,6 +12,7 @@ images (Chen et al., "A Simple Framework for Contrastive Learning of Visual Repr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,9 +27,10 @@ from adcgan.data.transformations import TURNS, Task, Transformation, Transformer
 from adcgan.detectors.anomaly_map import residual_map
 from adcgan.detectors.base import Detector
 from adcgan.detectors.density import (
-    gaussian_whitening,
+    clustered_gaussians,
     mahalanobis_distance,
     neighbour_distance,
+    principal_directions,
 )
 from adcgan.detectors.effort import by_effort, chosen, effort_setting
 from adcgan.detectors.model import ComponentScale, Model, channels_last
@@ -81,6 +83,8 @@ COMPONENTS = (*WEIGHED, "residual")
 TEMPERATURE = 0.2
 # Maximum number of training images whose features serve as the reference.
 MOST_REFERENCES = 4096
+# With several clusters: principal components of the features, and images per cluster at least.
+PRINCIPAL, LEAST_IN_CLUSTER = 64, 40
 
 
 class SelfSupervisedADCGAN(Detector):
@@ -98,7 +102,7 @@ class SelfSupervisedADCGAN(Detector):
     - "neighbours": the mean cosine distance of E_ψ(t(x)) from its nearest neighbours among the
       training images;
     - "typicality": the Mahalanobis distance of E_ψ(t(x)), scaled to unit length, from the training
-      images;
+      images, or, with several clusters, from the nearest of them, in their principal components;
     - "residual": L_GR = mean |x − G(E(x))|, which has no weight in the score.
 
     Each is standardised on held-out normal images; the score is the mean of the first three.
@@ -212,6 +216,13 @@ class SelfSupervisedADCGAN(Detector):
     n_neighbors: int = setting(
         5, whole(1), "Nearest training images that the features are compared with."
     )
+    n_clusters: int | None = by_effort(
+        whole(1, 1000),
+        "Clusters of the training images' features, each with a Gaussian of its own, at most one "
+        "for every 40 images.",
+        quick=1,
+        standard=(100, 1),
+    )
     precision: str = precision_setting()
 
     def make_model(self, shape: Shape) -> SelfSupervisedModel:
@@ -228,8 +239,9 @@ class SelfSupervisedModel(Model):
 
     informed: Tensor  # (Q,) bool: which questions the critic answers better than chance
     reference: Tensor  # (4, n, F): unit features of rotated training images
-    mean: Tensor  # (4, F)
-    whitening: Tensor  # (4, F, F)
+    basis: Tensor  # (4, F, P): principal directions of the P features that the Gaussians are of
+    mean: Tensor  # (4, K, P): of K clusters
+    whitening: Tensor  # (4, K, P, P)
 
     def __init__(self, settings: SelfSupervisedADCGAN, shape: Shape) -> None:
         super().__init__(shape)
@@ -250,7 +262,7 @@ class SelfSupervisedModel(Model):
         )
         channels_last(self)
         self.register_buffer("informed", torch.zeros(len(self.critic.task.answers)).bool())
-        for name in ("reference", "mean", "whitening"):
+        for name in ("reference", "basis", "mean", "whitening"):
             self.register_buffer(name, torch.empty(0))
         self.scale = ComponentScale(*COMPONENTS)
 
@@ -269,8 +281,10 @@ class SelfSupervisedModel(Model):
                 direction, reference = _direction(features), self.reference[t.turns]
                 k = min(self.settings.n_neighbors, len(reference))
                 parts["neighbours"].append(neighbour_distance(direction, reference, k))
-                normal = self.mean[t.turns], self.whitening[t.turns]
-                parts["typicality"].append(mahalanobis_distance(direction, *normal))
+                place, gaussians = direction, (self.mean[t.turns], self.whitening[t.turns])
+                if self.basis.numel():
+                    place = direction @ self.basis[t.turns]
+                parts["typicality"].append(mahalanobis_distance(place, *gaussians))
         components = {name: torch.stack(values).mean(0) for name, values in parts.items()}
         x_hat = self.generator(self.encoder(x))
         components["residual"] = residual_loss(x, x_hat, "mean")
@@ -336,13 +350,24 @@ class SelfSupervisedModel(Model):
             ]
             right = [self._right(x) for x in self.batches(images, split.held_out)]
         self.reference = torch.cat(seen, 1)
-        fitted = [gaussian_whitening(part.cpu().numpy()) for part in self.reference]
-        self.mean = torch.stack([mean for mean, _ in fitted]).to(self.device)
-        self.whitening = torch.stack([matrix for _, matrix in fitted]).to(self.device)
+        self._fit_gaussians([part.cpu().numpy() for part in self.reference])
         # Without held-out images, no question can be ruled out.
         task = self.critic.task
         known = informed(torch.cat(right), task) if right else torch.ones(len(task.answers)).bool()
         self.informed = known.to(self.device)
+
+    def _fit_gaussians(self, features: Sequence[NDArray[np.float32]]) -> None:
+        """Fit Gaussians to the clusters of features (n, F) in each turn."""
+        n_clusters = min(self.chosen["n_clusters"], max(1, len(features[0]) // LEAST_IN_CLUSTER))
+        bases = []
+        if n_clusters > 1:
+            # The few images of a cluster tell the covariance of few features.
+            bases = [principal_directions(part, PRINCIPAL) for part in features]
+            features = [part @ basis.numpy() for part, basis in zip(features, bases, strict=True)]
+        fitted = [clustered_gaussians(part, n_clusters) for part in features]
+        self.mean = torch.stack([means for means, _ in fitted]).to(self.device)
+        self.whitening = torch.stack([matrices for _, matrices in fitted]).to(self.device)
+        self.basis = (torch.stack(bases) if bases else torch.empty(0)).to(self.device)
 
     def _right(self, x: Tensor) -> Tensor:
         """Return which answers are right: bool (B, S, Q), for the S scored transformations."""

@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 # Every card starts with this; any other README.md is the user's own.
 CARD_HEAD = "---\nlibrary_name: adcgan\n"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
