@@ -41,6 +41,8 @@ LEADS: dict[str, Lead] = {
     "one-question": Lead(together=True),
     "one-question-no-views": Lead(together=True, views=0.0),
     "small-trunk": Lead(trunk="small"),
+    "medium-trunk": Lead(trunk="medium"),
+    "medium-trunk-no-views": Lead(trunk="medium", views=0.0),
     "16-alike": Lead(alike=16),
     "mirrored": Lead(mirrored="drawn"),
     "dropout": Lead(dropout=0.3),

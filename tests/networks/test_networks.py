@@ -137,7 +137,18 @@ def test_the_skip_of_few_channels_is_the_strided_convolution_with_its_gradients(
 
 
 @pytest.mark.parametrize(
-    ("trunk", "normalised"), [("paper", True), ("small", False), ("full", False)]
+    ("size", "sides"), [(32, [8, 16, 16]), (64, [8, 16, 32]), (128, [8, 16, 32]), (16, [4, 8, 8])]
+)
+def test_a_trunk_has_the_map_that_its_name_says(size: int, sides: list[int]) -> None:
+    # The local map has half the side of the first one.
+    for trunk, side in zip(("small", "medium", "full"), sides, strict=True):
+        critic = SelfSupervisedCritic(3, size, width=0.05, trunk=trunk)
+        assert critic.local_features(torch.rand(2, 3, size, size)).shape[2:] == (side, side), trunk
+
+
+@pytest.mark.parametrize(
+    ("trunk", "normalised"),
+    [("paper", True), ("small", False), ("medium", False), ("full", False)],
 )
 def test_residual_trunks_have_no_spectral_norm_as_the_pages_say(
     trunk: str, normalised: bool

@@ -123,8 +123,8 @@ class SelfSupervisedADCGAN(Detector):
     effort: str = effort_setting()
     trunk: str | None = by_effort(
         one_of(*TRUNKS),
-        'Trunk of the critic: "paper", "small" (residual, with a first map of at most 16 px) or '
-        '"full" (residual, starting at the resolution of the image, up to 64 px).',
+        'Trunk of the critic: "paper", "small" (residual, with a first map of at most 16 px), '
+        '"medium" or "full" (residual, at the resolution of the image up to 32 px or 64 px).',
         quick=("paper", "small"),
         standard=("paper", "full"),
         thorough="full",

@@ -16,7 +16,7 @@ from adcgan.data.transformations import (
 )
 from adcgan.networks.blocks import Column, Conv, ConvBlock, column_for, draw_masks, negative_slope
 from adcgan.networks.layers import Linear
-from adcgan.networks.residual import Trunk, full_trunk, residual_trunk
+from adcgan.networks.residual import Trunk, residual_trunk, wide_trunk
 from adcgan.networks.spectral import spectral_norm
 
 # The last two layers of a column are the last block; the local map is the input of this block.
@@ -79,7 +79,8 @@ def paper_trunk(channels: int, size: int, *, width: float, dropout: float) -> Tr
 TRUNKS: dict[str, Callable[..., Trunk]] = {
     "paper": paper_trunk,
     "small": residual_trunk,
-    "full": full_trunk,
+    "medium": partial(wide_trunk, most=32),
+    "full": partial(wide_trunk, most=64),
 }
 
 
@@ -152,9 +153,9 @@ class SelfSupervisedCritic(Critic):
     ----------
     channels, size, width, dropout
         As for `Encoder`.
-    trunk : {"paper", "small", "full"} or None
+    trunk : {"paper", "small", "medium", "full"} or None
         "paper" is the trunk of Table 2, "small" a residual trunk with a first map of at most 16 px,
-        "full" the same at the image's own resolution. None means "paper" below 32 px, where its
+        "medium" and "full" the same at the image's own resolution, up to 32 and 64 px. None means "paper" below 32 px, where its
         kernels are small, and "small" from 32 px up, where "paper" takes several times the
         computation for the same recognition.
     blocks : int

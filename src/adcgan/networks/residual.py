@@ -10,9 +10,9 @@ from adcgan.networks.layers import Dropout
 # Channels of the stages at width 1.
 STAGES = (128, 256, 512)
 SLOPE = 0.1
-# Maximum side of the map in the first stage, of the small and of the full trunk.
-FIRST_MAP, FULL_MAP = 16, 64
-# Channels of the full trunk's stem.
+# Maximum side of the small trunk's map in the first stage.
+FIRST_MAP = 16
+# Channels of a wide residual network's stem.
 STEM = 16
 # Trunk, last block, channels of the local map, length of the global features.
 Trunk = tuple[Column, Column, int, int]
@@ -73,15 +73,17 @@ def residual_trunk(
     return _stages(_stem(channels, first, halvings), first, width, dropout, blocks)
 
 
-def full_trunk(channels: int, size: int, *, width: float, dropout: float, blocks: int = 1) -> Trunk:
-    """Build the same with a first map of the image's own side, up to 64 px.
+def wide_trunk(
+    channels: int, size: int, *, most: int, width: float, dropout: float, blocks: int = 1
+) -> Trunk:
+    """Build the same with a first map of the image's own side, up to `most` px.
 
     This is the wide residual network WRN-(6n + 4)-8k (Zagoruyko and Komodakis 2016) for width k and
     n blocks per stage. Its stem is a convolution to 16 channels, which preserves the side of the
-    map. At width 0.5 with one block, it is the WRN-10-4 of Golan and El-Yaniv (2018).
+    map; stride-2 convolutions reduce larger images. At width 0.5 with one block, it is the WRN-10-4
+    of Golan and El-Yaniv (2018).
     """
-    stem = _stem(channels, STEM, _halvings(size, FULL_MAP))
-    return _stages(stem, STEM, width, dropout, blocks)
+    return _stages(_stem(channels, STEM, _halvings(size, most)), STEM, width, dropout, blocks)
 
 
 def _halvings(size: int, most: int) -> int:
