@@ -155,9 +155,9 @@ class SelfSupervisedCritic(Critic):
         As for `Encoder`.
     trunk : {"paper", "small", "medium", "full"} or None
         "paper" is the trunk of Table 2, "small" a residual trunk with a first map of at most 16 px,
-        "medium" and "full" the same at the image's own resolution, up to 32 and 64 px. None means "paper" below 32 px, where its
-        kernels are small, and "small" from 32 px up, where "paper" takes several times the
-        computation for the same recognition.
+        "medium" and "full" the same at the image's own resolution, up to 32 and 64 px. None means
+        "paper" below 32 px, where its kernels are small, and "small" from 32 px up, where "paper"
+        takes several times the computation for the same recognition.
     blocks : int
         Residual blocks per stage.
     together : bool
