@@ -126,16 +126,15 @@ class SelfSupervisedADCGAN(Detector):
         'Trunk of the critic: "paper", "small" (residual, with a first map of at most 16 px), '
         '"medium" or "full" (residual, at the resolution of the image up to 32 px or 64 px).',
         quick=("paper", "small"),
-        standard=("paper", "full"),
-        thorough="full",
+        standard=("paper", "medium"),
+        thorough="medium",
     )
     blocks: int = setting(1, whole(1, 8), "Blocks in each of the three stages of a residual trunk.")
     width: float | None = by_effort(
         real(0, 4, above=True),
         "Factor on all hidden widths.",
         quick=(0.5, 0.25),
-        standard=(0.5, 0.25, 0.125),
-        thorough=(0.25, 0.5, 0.25),
+        thorough=(0.25, 0.5),
     )
     batch_size: int = setting(
         128,
@@ -153,8 +152,8 @@ class SelfSupervisedADCGAN(Detector):
         whole(0),
         "Minimum number of steps in these epochs, for small sets.",
         quick=(600, 2000),
-        standard=(1500, 4000, 2500),
-        thorough=(4000, 8000, 5000),
+        standard=(1500, 4000),
+        thorough=(4000, 8000),
     )
     lr: float = learning_rate_setting(1e-3, "the critic and the autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
@@ -195,7 +194,7 @@ class SelfSupervisedADCGAN(Detector):
         "Weight of the contrastive loss between two views of each transformed image; 0 leaves it "
         "out.",
         quick=(0, 0.3),
-        standard=0.3,
+        standard=(0.3, 0.3, 0),
     )
     shift: float | None = by_effort(
         real(0, 0.5, above=True),
