@@ -550,6 +550,17 @@ def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
         assert re.search(rf"{start}[\d.]+(?: ± [\d.]+)? \| {paper:.1f} \|", front)
 
 
+def test_the_figures_by_effort_are_those_of_the_rows() -> None:
+    page, front = text_of(DOCS / "detectors" / "adcgan-ss.md"), text_of(ROOT / "README.md")
+    for label, name in (("MNIST", "mnist"), ("Fashion-MNIST", "fashion-mnist")):
+        quick = by_seed(f"adcgan-ss-{name}.jsonl", "adcgan-ss")[0]
+        more = by_class(f"adcgan-ss-{name}-standard.jsonl", "adcgan-ss")
+        assert quick.keys() == more.keys()
+        means = f"| {label} | {mean(quick.values()):.1f} | {mean(more.values()):.1f} |"
+        assert f"{means} {spaced(more.values())} |" in page
+        assert means in front
+
+
 def test_the_figures_that_the_front_page_begins_with_are_those_of_the_rows() -> None:
     front = text_of(ROOT / "README.md")
     for label, name in (("CIFAR-10 (JPEG copy)", "cifar10"), ("MNIST", "mnist")):
