@@ -8,7 +8,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from adcgan.detectors.density import (
     clustered_gaussians,
-    gaussian_whitening,
     greedy_coreset,
     mahalanobis_distance,
     neighbour_distance,
@@ -22,7 +21,7 @@ def features(n: int, seed: int = 0) -> np.ndarray:
 
 def test_the_mahalanobis_distance_is_scikit_learns() -> None:
     train, judged = features(200), features(20, seed=1)
-    mean, whitening = gaussian_whitening(train)
+    mean, whitening = clustered_gaussians(train, 1)
     found = mahalanobis_distance(torch.from_numpy(judged).float(), mean, whitening)
     expected = np.sqrt(LedoitWolf().fit(train).mahalanobis(judged))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
@@ -31,14 +30,14 @@ def test_the_mahalanobis_distance_is_scikit_learns() -> None:
 def test_a_feature_that_never_varies_does_no_harm() -> None:
     train = features(50)
     train[:, 2] = 1.0
-    mean, whitening = gaussian_whitening(train)
+    mean, whitening = clustered_gaussians(train, 1)
     distance = mahalanobis_distance(torch.from_numpy(train).float(), mean, whitening)
     assert torch.isfinite(distance).all()
 
 
 def test_features_that_are_all_the_same_do_no_harm() -> None:
     train = np.ones((10, 4))
-    mean, whitening = gaussian_whitening(train)
+    mean, whitening = clustered_gaussians(train, 1)
     distance = mahalanobis_distance(torch.ones(2, 4), mean, whitening)
     assert torch.isfinite(distance).all()
 

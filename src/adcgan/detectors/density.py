@@ -94,16 +94,14 @@ def mahalanobis_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> T
     Parameters
     ----------
     features : Tensor of shape (B, F)
-    mean : Tensor of shape (F,) or (K, F)
-    whitening : Tensor of shape (F, F) or (K, F, F)
+    mean : Tensor of shape (K, F)
+    whitening : Tensor of shape (K, F, F)
 
     Returns
     -------
     Tensor of shape (B,)
         From the nearest of K Gaussians.
     """
-    if mean.ndim == 1:
-        mean, whitening = mean[None], whitening[None]
     white = (features - mean[:, None]) @ whitening
     distance: Tensor = white.square().sum(2).sqrt().amin(0)
     return distance

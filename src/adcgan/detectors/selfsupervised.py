@@ -238,7 +238,7 @@ class SelfSupervisedModel(Model):
 
     informed: Tensor  # (Q,) bool: which questions the critic answers better than chance
     reference: Tensor  # (4, n, F): unit features of rotated training images
-    basis: Tensor  # (4, F, P): principal directions of the P features that the Gaussians are of
+    basis: Tensor  # (4, F, P): principal directions; empty for one cluster, where P is F
     mean: Tensor  # (4, K, P): of K clusters
     whitening: Tensor  # (4, K, P, P)
 
