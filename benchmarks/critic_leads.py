@@ -42,6 +42,7 @@ LEADS: dict[str, Lead] = {
     "one-question-no-views": Lead(together=True, views=0.0),
     "small-trunk": Lead(trunk="small"),
     "small-trunk-no-views": Lead(trunk="small", views=0.0),
+    "small-trunk-two-blocks-no-views": Lead(trunk="small", blocks=2, views=0.0),
     "medium-trunk": Lead(trunk="medium"),
     "medium-trunk-no-views": Lead(trunk="medium", views=0.0),
     "medium-trunk-two-blocks-no-views": Lead(trunk="medium", blocks=2, views=0.0),
