@@ -46,6 +46,7 @@ LEADS: dict[str, Lead] = {
     "medium-trunk": Lead(trunk="medium"),
     "medium-trunk-no-views": Lead(trunk="medium", views=0.0),
     "medium-trunk-two-blocks-no-views": Lead(trunk="medium", blocks=2, views=0.0),
+    "medium-trunk-four-blocks-no-views": Lead(trunk="medium", blocks=4, views=0.0),
     "16-alike": Lead(alike=16),
     "mirrored": Lead(mirrored="drawn"),
     "dropout": Lead(dropout=0.3),
