@@ -129,7 +129,12 @@ class SelfSupervisedADCGAN(Detector):
         standard=("paper", "medium"),
         thorough="medium",
     )
-    blocks: int = setting(1, whole(1, 8), "Blocks in each of the three stages of a residual trunk.")
+    blocks: int | None = by_effort(
+        whole(1, 8),
+        "Blocks in each of the three stages of a residual trunk.",
+        quick=1,
+        standard=(1, 1, 2),
+    )
     width: float | None = by_effort(
         real(0, 4, above=True),
         "Factor on all hidden widths.",
@@ -256,7 +261,7 @@ class SelfSupervisedModel(Model):
             width=scale,
             dropout=dropout,
             trunk=self.chosen["trunk"],
-            blocks=settings.blocks,
+            blocks=self.chosen["blocks"],
             together=settings.questions == "together",
         )
         channels_last(self)
