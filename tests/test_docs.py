@@ -600,6 +600,11 @@ def test_the_figures_of_adcgan_ss_with_nine_classes_normal_are_those_of_the_rows
         assert f"| {label} | {own} | {plain} | {nearest} | {paper:.1f} |\n" in front
         behind += sum(found[class_] < pixels[class_] for class_ in found)
     assert f"raw pixels are ahead in {behind} classes of 30" in page
+    quick = by_class("adcgan-ss-mnist-all-vs-one.jsonl", "adcgan-ss")
+    more = by_class("adcgan-ss-mnist-all-vs-one-standard.jsonl", "adcgan-ss")
+    own, before = (f"{mean(figures[c] for c in more):.1f}" for figures in (more, quick))
+    assert f"have {spaced(more.values())}, a mean of {own}, where `quick` has {before}" in page
+    assert f'have {own} ("quick": {before})' in front
 
 
 def test_the_figures_of_comparisons_are_those_of_the_rows() -> None:
