@@ -126,8 +126,8 @@ class SelfSupervisedADCGAN(Detector):
         'Trunk of the critic: "paper", "small" (residual, with a first map of at most 16 px), '
         '"medium" or "full" (residual, at the resolution of the image up to 32 px or 64 px).',
         quick=("paper", "small"),
-        standard=("paper", "medium"),
-        thorough="medium",
+        standard=("paper", "small", "medium"),
+        thorough=("medium", "small", "medium"),
     )
     blocks: int | None = by_effort(
         whole(1, 8),
@@ -139,7 +139,8 @@ class SelfSupervisedADCGAN(Detector):
         real(0, 4, above=True),
         "Factor on all hidden widths.",
         quick=(0.5, 0.25),
-        thorough=(0.25, 0.5),
+        standard=(0.5, 0.125, 0.25),
+        thorough=(0.25, 0.25, 0.5),
     )
     batch_size: int = setting(
         128,
@@ -157,8 +158,8 @@ class SelfSupervisedADCGAN(Detector):
         whole(0),
         "Minimum number of steps in these epochs, for small sets.",
         quick=(600, 2000),
-        standard=(1500, 4000),
-        thorough=(4000, 8000),
+        standard=(1500, 36000, 4000),
+        thorough=(4000, 36000, 8000),
     )
     lr: float = learning_rate_setting(1e-3, "the critic and the autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
@@ -211,8 +212,8 @@ class SelfSupervisedADCGAN(Detector):
         "Steps on the critic's recognition task per step that also trains the GAN, the contrastive "
         "loss and the autoencoder.",
         quick=(1, 4),
-        standard=(1, 8),
-        thorough=(4, 16),
+        standard=(1, 32, 8),
+        thorough=(4, 32, 16),
     )
     dropout: float | None = by_effort(
         real(0, 1, below=True), "Dropout in the critic.", quick=(0.2, 0)
