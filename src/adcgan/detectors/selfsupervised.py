@@ -126,21 +126,17 @@ class SelfSupervisedADCGAN(Detector):
         'Trunk of the critic: "paper", "small" (residual, with a first map of at most 16 px), '
         '"medium" or "full" (residual, at the resolution of the image up to 32 px or 64 px).',
         quick=("paper", "small"),
-        standard=("paper", "small", "medium"),
-        thorough=("medium", "small", "medium"),
+        thorough=("medium", "small"),
     )
-    blocks: int | None = by_effort(
-        whole(1, 8),
-        "Blocks in each of the three stages of a residual trunk.",
-        quick=1,
-        standard=(1, 1, 2),
+    blocks: int = setting(
+        1, whole(1, 8), "Blocks in each of the three stages of a residual trunk."
     )
     width: float | None = by_effort(
         real(0, 4, above=True),
         "Factor on all hidden widths.",
         quick=(0.5, 0.25),
-        standard=(0.5, 0.125, 0.25),
-        thorough=(0.25, 0.25, 0.5),
+        standard=(0.5, 0.125),
+        thorough=0.25,
     )
     batch_size: int = setting(
         128,
@@ -158,8 +154,8 @@ class SelfSupervisedADCGAN(Detector):
         whole(0),
         "Minimum number of steps in these epochs, for small sets.",
         quick=(600, 2000),
-        standard=(1500, 36000, 4000),
-        thorough=(4000, 36000, 8000),
+        standard=(1500, 36000),
+        thorough=(4000, 36000),
     )
     lr: float = learning_rate_setting(1e-3, "the critic and the autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
@@ -212,8 +208,8 @@ class SelfSupervisedADCGAN(Detector):
         "Steps on the critic's recognition task per step that also trains the GAN, the contrastive "
         "loss and the autoencoder.",
         quick=(1, 4),
-        standard=(1, 32, 8),
-        thorough=(4, 32, 16),
+        standard=(1, 32),
+        thorough=(4, 32),
     )
     dropout: float | None = by_effort(
         real(0, 1, below=True), "Dropout in the critic.", quick=(0.2, 0)
@@ -262,7 +258,7 @@ class SelfSupervisedModel(Model):
             width=scale,
             dropout=dropout,
             trunk=self.chosen["trunk"],
-            blocks=self.chosen["blocks"],
+            blocks=settings.blocks,
             together=settings.questions == "together",
         )
         channels_last(self)
