@@ -128,9 +128,7 @@ class SelfSupervisedADCGAN(Detector):
         quick=("paper", "small"),
         thorough=("medium", "small"),
     )
-    blocks: int = setting(
-        1, whole(1, 8), "Blocks in each of the three stages of a residual trunk."
-    )
+    blocks: int = setting(1, whole(1, 8), "Blocks in each of the three stages of a residual trunk.")
     width: float | None = by_effort(
         real(0, 4, above=True),
         "Factor on all hidden widths.",
