@@ -41,6 +41,8 @@ LEADS: dict[str, Lead] = {
     "one-question": Lead(together=True),
     "one-question-no-views": Lead(together=True, views=0.0),
     "small-trunk": Lead(trunk="small"),
+    "small-trunk-decay": Lead(trunk="small", decay=5e-4),
+    "small-trunk-dropout": Lead(trunk="small", dropout=0.3),
     "small-trunk-no-views": Lead(trunk="small", views=0.0),
     "small-trunk-two-blocks-no-views": Lead(trunk="small", blocks=2, views=0.0),
     "medium-trunk": Lead(trunk="medium"),
