@@ -146,10 +146,10 @@ TINY: dict[str, Any] = {
 
 
 def test_quick_is_what_the_reference_was_made_with() -> None:
-    names = ("trunk", "width", "min_steps", "last_rate", "alike", "adversarial", "alpha")
+    names = ("trunk", "blocks", "width", "min_steps", "last_rate", "alike", "adversarial", "alpha")
     names += ("beta", "views", "shift", "critic_steps", "dropout", "n_clusters")
-    small = ("paper", 0.5, 600, 1, 16, 1, 0.3, 0.3, 0, 1 / 8, 1, 0.2, 1)
-    large = ("small", 0.25, 2000, 1, 16, 0.1, 0.03, 0.03, 0.3, 1 / 4, 4, 0, 1)
+    small = ("paper", 1, 0.5, 600, 1, 16, 1, 0.3, 0.3, 0, 1 / 8, 1, 0.2, 1)
+    large = ("small", 1, 0.25, 2000, 1, 16, 0.1, 0.03, 0.03, 0.3, 1 / 4, 4, 0, 1)
     for size, expected in [(16, small), (31, small), (32, large), (64, large), (256, large)]:
         assert SelfSupervisedADCGAN().for_size(size) == dict(zip(names, expected, strict=True))
 

@@ -126,9 +126,14 @@ class SelfSupervisedADCGAN(Detector):
         'Trunk of the critic: "paper", "small" (residual, with a first map of at most 16 px), '
         '"medium" or "full" (residual, at the resolution of the image up to 32 px or 64 px).',
         quick=("paper", "small"),
-        thorough=("medium", "small"),
+        thorough=("medium", "small", "medium"),
     )
-    blocks: int = setting(1, whole(1, 8), "Blocks in each of the three stages of a residual trunk.")
+    blocks: int | None = by_effort(
+        whole(1, 8),
+        "Blocks in each of the three stages of a residual trunk.",
+        quick=1,
+        thorough=(1, 1, 2),
+    )
     width: float | None = by_effort(
         real(0, 4, above=True),
         "Factor on all hidden widths.",
@@ -153,7 +158,7 @@ class SelfSupervisedADCGAN(Detector):
         "Minimum number of steps in these epochs, for small sets.",
         quick=(600, 2000),
         standard=(1500, 36000),
-        thorough=(4000, 36000),
+        thorough=(4000, 36000, 16000),
     )
     lr: float = learning_rate_setting(1e-3, "the critic and the autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
@@ -256,7 +261,7 @@ class SelfSupervisedModel(Model):
             width=scale,
             dropout=dropout,
             trunk=self.chosen["trunk"],
-            blocks=settings.blocks,
+            blocks=self.chosen["blocks"],
             together=settings.questions == "together",
         )
         channels_last(self)
