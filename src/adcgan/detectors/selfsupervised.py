@@ -138,8 +138,8 @@ class SelfSupervisedADCGAN(Detector):
         real(0, 4, above=True),
         "Factor on all hidden widths.",
         quick=(0.5, 0.25),
-        standard=(0.5, 0.125),
-        thorough=0.25,
+        standard=(0.5, 0.25),
+        thorough=(0.25, 0.5, 0.25),
     )
     batch_size: int = setting(
         128,
@@ -157,8 +157,8 @@ class SelfSupervisedADCGAN(Detector):
         whole(0),
         "Minimum number of steps in these epochs, for small sets.",
         quick=(600, 2000),
-        standard=(1500, 36000),
-        thorough=(4000, 36000, 16000),
+        standard=(1500, 9000),
+        thorough=(4000, 9000, 16000),
     )
     lr: float = learning_rate_setting(1e-3, "the critic and the autoencoder")
     lr_gan: float = learning_rate_setting(3e-4, "the generator")
@@ -211,8 +211,8 @@ class SelfSupervisedADCGAN(Detector):
         "Steps on the critic's recognition task per step that also trains the GAN, the contrastive "
         "loss and the autoencoder.",
         quick=(1, 4),
-        standard=(1, 32),
-        thorough=(4, 32),
+        standard=(1, 16),
+        thorough=(4, 16, 32),
     )
     dropout: float | None = by_effort(
         real(0, 1, below=True), "Dropout in the critic.", quick=(0.2, 0)
