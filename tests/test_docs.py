@@ -552,13 +552,25 @@ def test_the_figures_of_adcgan_ss_are_those_of_the_rows() -> None:
 
 def test_the_figures_by_effort_are_those_of_the_rows() -> None:
     page, front = text_of(DOCS / "detectors" / "adcgan-ss.md"), text_of(ROOT / "README.md")
-    for label, name in (("MNIST", "mnist"), ("Fashion-MNIST", "fashion-mnist")):
-        quick = by_seed(f"adcgan-ss-{name}.jsonl", "adcgan-ss")[0]
-        more = by_class(f"adcgan-ss-{name}-standard.jsonl", "adcgan-ss")
-        assert quick.keys() == more.keys()
-        means = f"| {label} | {mean(quick.values()):.1f} | {mean(more.values()):.1f} |"
-        assert f"{means} {spaced(more.values())} |" in page
-        assert means in front
+    for label, name in SETS.items():
+        by_effort = {"quick": by_seed(f"adcgan-ss-{name}.jsonl", "adcgan-ss")[0]}
+        for effort in EFFORTS[1:]:
+            file = f"adcgan-ss-{name}-{effort}.jsonl"
+            if (ROOT / "results" / file).exists():
+                by_effort[effort] = by_class(file, "adcgan-ss")
+        assert len(by_effort) > 1
+        for effort in [effort for effort in by_effort if effort != "quick"]:
+            classes = list(by_effort[effort])
+            told = "all" if classes == [*by_effort["quick"]] else ", ".join(map(str, classes))
+            figures = spaced(by_effort[effort].values())
+            assert f"| {label} | {effort} | {told} | {figures} |" in page
+            cells = [
+                f"{mean(known[c] for c in classes):.1f}" if {*classes} <= {*known} else "–"
+                for known in (by_effort.get(effort, {}) for effort in EFFORTS)
+            ]
+            row = f"| {label} | {told} | {' | '.join(cells)} |"
+            assert row in page
+            assert row in front
 
 
 def test_the_figures_that_the_front_page_begins_with_are_those_of_the_rows() -> None:
