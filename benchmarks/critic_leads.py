@@ -44,7 +44,6 @@ LEADS: dict[str, Lead] = {
     "small-trunk-decay": Lead(trunk="small", decay=5e-4),
     "small-trunk-dropout": Lead(trunk="small", dropout=0.3),
     "small-trunk-no-views": Lead(trunk="small", views=0.0),
-    "small-trunk-two-blocks": Lead(trunk="small", blocks=2),
     "small-trunk-two-blocks-no-views": Lead(trunk="small", blocks=2, views=0.0),
     "medium-trunk": Lead(trunk="medium"),
     "medium-trunk-no-views": Lead(trunk="medium", views=0.0),
